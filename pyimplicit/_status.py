@@ -1,0 +1,70 @@
+"""Run-time status of a solve: what happened, as a value that lives in arrays.
+
+The members and their numbers are shared with `julia/src/status.jl`; a test holds
+them equal. Their messages name causes and the knob to turn.
+"""
+
+import enum
+from typing import Any, NamedTuple
+
+
+class Status(enum.IntEnum):
+    """What became of a solve. Arrays of these are `int32`; 0 is success."""
+
+    converged = 0
+    singular = 1
+    not_positive_definite = 2
+    nonfinite = 3
+    inaccurate = 4
+    max_steps_reached = 5
+    diverged = 6
+    not_symmetric = 7
+
+    @property
+    def message(self) -> str:
+        """Causes (a), (b), … and what to try, one paragraph."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.converged: "the solve converged",
+    Status.singular: (
+        "the matrix is singular to working precision: (a) no Dirichlet condition "
+        "fixes the constant (or a rigid motion): name one, or ground one node; (b) an "
+        "unknown appears in no equation; (c) a coefficient is zero somewhere"
+    ),
+    Status.not_positive_definite: (
+        "the matrix was declared 'spd' but is not positive definite: (a) a negative "
+        "coefficient; (b) no Dirichlet condition; (c) the matrix is indefinite or not "
+        "symmetric: declare structure='symmetric' or 'general'"
+    ),
+    Status.nonfinite: (
+        "the matrix values or the right-hand side hold NaN or infinity: look at the "
+        "inputs, e.g. with jax.config.update('jax_debug_nans', True)"
+    ),
+    Status.inaccurate: (
+        "the residual of the linear solve stayed above its tolerance after iterative "
+        "refinement: the matrix is too badly scaled or conditioned; rescale the unknowns"
+    ),
+    Status.not_symmetric: (
+        "the values of a symmetric pattern differ across the diagonal: declare "
+        "structure='general'"
+    ),
+    Status.max_steps_reached: (
+        "the largest number of steps was reached: raise `max_steps`, start closer, or "
+        "take another solver"
+    ),
+    Status.diverged: "the iteration diverged: damp it, or start closer",
+}
+
+
+class Solution(NamedTuple):
+    """What a solve returns.
+
+    `value`: the answer (NaN where the solve failed). `status`: `int32`, one `Status`
+    per sample. `stats`: a dict of arrays per sample ("residual", "iterations", …).
+    """
+
+    value: Any
+    status: Any
+    stats: dict[str, Any]

@@ -1,0 +1,1 @@
+"""Julia, started on first use and called by XLA itself."""
