@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from .. import _config
 from . import host
+from .julia import ffi, start
 
 
 Engine = Literal["auto", "julia", "host"]
@@ -23,8 +24,6 @@ _traced: str | None = None  # the engine that the last trace got
 
 def available() -> dict[str, str | None]:
     """Engines and why they are not there: `None` means usable. Starts nothing."""
-    from .julia import start
-
     return {"host": None, "julia": start.missing()}
 
 
@@ -64,25 +63,20 @@ def _forget_stale() -> None:
         jax.clear_caches()
 
 
-def target(op: str) -> str:
+def target(op: str, dtype) -> str:
     """The XLA target of an operation on the current engine, which is started."""
     global _traced
     with _lock:
         _traced = current()
         if _traced == "julia":
-            from .julia import ffi
-
-            return ffi.target(op)
-        host.start()
-        return f"pyimplicit.host.{op}"
+            return ffi.target(op, dtype)
+        return host.target(op)
 
 
 def register_pattern(key: int, n: int, rows, cols, partner, structure: str) -> None:
     """Makes a sparse pattern known to the current engine; a second time is free."""
     if current() == "julia":
-        from .julia import ffi
-
-        ffi.register_pattern(key, n, rows, cols, partner, structure)
+        ffi.register_pattern(key, n, rows, cols, structure)
     else:
         host.register_pattern(key, n, rows, cols, partner, structure == "spd")
 
@@ -92,8 +86,6 @@ def counters() -> dict[str, int]:
     "factorisations" (numeric), "cache_hits", "solves" (right-hand sides), and what it
     keeps: "factors" and "bytes" [bytes]."""
     if current() == "julia":
-        from .julia import ffi
-
         return ffi.counters()
     return host.counters()
 
@@ -101,8 +93,6 @@ def counters() -> dict[str, int]:
 def clear() -> None:
     """Drops the current engine's factors and sets its counters to zero."""
     if current() == "julia":
-        from .julia import ffi
-
         ffi.clear()
     else:
         host.clear()

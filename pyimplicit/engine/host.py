@@ -6,6 +6,7 @@ and second derivatives share one factorisation, with no handle for anybody to lo
 """
 
 import dataclasses
+import functools
 import threading
 from collections import Counter, OrderedDict
 
@@ -254,16 +255,17 @@ def _new_factor(pattern: Pattern, values: np.ndarray) -> Factor:
 
 
 def singular_below(n: int) -> float:
-    """Relative pivots below this are round-off; grows with the number of updates."""
-    return 8 * np.finfo(float).eps * max(1.0, n) ** 0.5
+    """Relative pivots below this are round-off. Seen on Neumann problems of up to 90,000
+    unknowns: up to 3e-11; on Dirichlet problems of contrast 1e12: above 1e-7."""
+    return 10 * np.finfo(float).eps * max(1, n)
 
 
-def start() -> None:
-    """Makes this engine's operations known to XLA; a second time does nothing."""
-    with _lock:
-        if not _started:
-            abi.register_python("pyimplicit.host.sparse_solve", sparse_solve)
-            _started.append(True)
+@functools.cache
+def target(op: str) -> str:
+    """The XLA target of an operation, registered on first use."""
+    name = f"pyimplicit.host.{op}"
+    abi.register_python(name, _OPERATIONS[op])
+    return name
 
 
-_started: list[bool] = []
+_OPERATIONS = {"sparse_solve": sparse_solve}

@@ -89,7 +89,7 @@ def raw_solve(pattern: SparsePattern, values, b, transpose: bool, throw: bool):
     real = jnp.finfo(b.dtype).dtype
     scalar = lambda dtype: jax.ShapeDtypeStruct((), dtype)
     return call(
-        engine.target("sparse_solve"),
+        engine.target("sparse_solve", b.dtype),
         values,
         b,
         out=[jax.ShapeDtypeStruct(b.shape, b.dtype), scalar("int32"), scalar(real)],

@@ -1,0 +1,198 @@
+# The operations that XLA may call, and how Python asks for them. Names here carry no `!`.
+
+# --- sparse_solve --------------------------------------------------------------------
+
+const KNOWN_PATTERNS = Dict{Int64,SparsePattern}()
+const PATTERNS_LOCK = ReentrantLock()
+
+"""
+    register_pattern(key, n, rows, cols, structure)
+
+Make a pattern (places from 0) known under its content key; a second time does nothing.
+"""
+function register_pattern(key::Integer, n::Integer, rows, cols, structure)
+    lock(PATTERNS_LOCK) do
+        get!(KNOWN_PATTERNS, Int64(key)) do
+            SparsePattern(
+                Vector{Int}(rows) .+ 1, Vector{Int}(cols) .+ 1, n;
+                structure = String(structure))
+        end
+    end
+    return nothing
+end
+
+# One or many matrices of one pattern, one or many right-hand sides each. Samples with
+# the same matrix are solved together, different matrices on different threads.
+struct SparseSolve end
+
+function (::SparseSolve)((x, status, residual), (values, b), attrs)
+    key = attribute(attrs, :pattern)
+    pattern = lock(() -> get(KNOWN_PATTERNS, key, nothing), PATTERNS_LOCK)
+    pattern === nothing && throw(ArgumentError(
+        "the compiled function refers to a sparse pattern of another process. " *
+        "Build its SparsePattern here before calling it."))
+    transposed = attribute(attrs, :transpose) != 0
+    n = Int(nsamples(x))
+    matrix = [source(values, x, s) for s in 1:n]
+    groups = [Int[] for _ in 1:nsamples(values)]
+    foreach(s -> push!(groups[matrix[s]], s), 1:n)
+    T = promote_type(Float64, eltype(x))
+    foreach_threaded(length(groups)) do m
+        mine = groups[m]
+        isempty(mine) && return
+        # A copy, if it is not yet in double precision; the cache makes its own.
+        factor = find_factor(pattern, convert(Vector{T}, sample(values, m)))
+        B = Matrix{T}(undef, pattern.n, length(mine))
+        for (c, s) in enumerate(mine)
+            copyto!(@view(B[:, c]), sample(b, source(b, x, s)))
+        end
+        X, code, error = solve(factor, B, transposed)
+        for (c, s) in enumerate(mine)
+            copyto!(sample(x, s), @view(X[:, c]))
+            unsafe_store!(status.data, Int32(code[c]), s)
+            unsafe_store!(residual.data, error[c], s)
+        end
+    end
+    attribute(attrs, :throw) == 0 && return
+    for s in 1:n
+        code = unsafe_load(status.data, s)
+        code == 0 && continue
+        which = n > 1 ? ", sample $(s - 1) of $n" : ""
+        throw(SolveError(failure(pattern, Status(code), which)))
+    end
+end
+
+# --- any Julia function of arrays ----------------------------------------------------
+
+# Calls `f` once for each sample of the batch. Arguments of rank 0 arrive as numbers.
+struct Apply{F}
+    f::F
+end
+
+function (a::Apply)(outs, ins, _)
+    for s in 1:nsamples(first(outs))
+        args = map(o -> sample(o, source(o, first(outs), s)), ins)
+        store!(outs, a.f(args...), a.f, s)
+    end
+end
+
+store!(outs::Tuple{Operand}, y, f, s) = store!(outs, (y,), f, s)
+function store!(outs::Tuple, y, f, s)
+    y isa Tuple && length(y) == length(outs) || throw(DimensionMismatch(
+        "`$(name(f))` must return $(length(outs)) arrays, as `out` says. Got $(typeof(y))."))
+    foreach((o, v) -> store_one!(o, v, f, s), outs, y)
+end
+
+function store_one!(o::Operand{T,N}, v, f, s) where {T,N}
+    size(v) == o.dims || throw(DimensionMismatch(
+        "`$(name(f))` must return an array of size $(o.dims), as `out` says. " *
+        "Got size $(size(v))."))
+    N == 0 ? unsafe_store!(o.data, v isa AbstractArray ? v[] : v, s) :
+    copyto!(sample(o, s), v)
+    return nothing
+end
+
+"""
+    function_pointer(f, ins, outs) -> UInt
+
+The C function by which XLA calls `f`. `ins` and `outs`: pairs (element type, rank).
+"""
+function function_pointer(f, ins, outs)
+    types(specs) = Tuple{(Array{element_type(T),Int(N)} for (T, N) in specs)...}
+    call = Apply(f)
+    return pointer_for(Handler{typeof(call),types(ins),types(outs),true}(call))
+end
+
+function element_type(name)
+    for (_, T) in DTYPES
+        numpy_name(T) == name && return T
+    end
+    throw(ArgumentError("arrays of $name have no Julia type here."))
+end
+numpy_name(::Type{ComplexF32}) = "complex64"
+numpy_name(::Type{ComplexF64}) = "complex128"
+numpy_name(T::Type) = lowercase(string(T))
+
+# What `f` gets for arguments of these (element type, rank): numbers and arrays.
+argument_types(specs) =
+    Tuple((Int(N) == 0 ? element_type(T) : Array{element_type(T),Int(N)}) for (T, N) in specs)
+
+"""
+    missing_rule(f, ins) -> String
+
+Why the derivative `f` cannot be called on arguments of these types; empty if it can.
+"""
+function missing_rule(f, ins)
+    types = argument_types(ins)
+    has_rule(f, types) && return ""
+    kind = f isa Pushforward ? :frule : :rrule
+    inner = f.f
+    n = length(marks(f))
+    has_rule(inner, types[1:n]) || return missing_rule(inner, ins[1:n])
+    return sprint(showerror, MissingRule(name(inner), kind, types[1:n]))
+end
+
+"""
+    resolve(path)
+
+The function of the name `path` ("Module.function"), loading the module if need be.
+"""
+function resolve(path::AbstractString)
+    names = Symbol.(split(path, '.'))
+    here = Main
+    for (i, part) in enumerate(names)
+        if !isdefined(here, part) && i == 1 && length(names) > 1
+            package = Base.identify_package(string(part))
+            package === nothing && throw(ArgumentError(
+                "`$path` must name a function: `$part` is neither defined in Main nor a " *
+                "package of this project. Load it with pi.julia.include(path)."))
+            here = Base.require(package)
+            continue
+        end
+        isdefined(here, part) || throw(ArgumentError(
+            "`$path` must name a function: `$here` has no `$part`."))
+        here = getfield(here, part)
+    end
+    return here
+end
+
+# Called by Python once after Julia's start.
+function configure(major, minor, cache_bytes, debug)
+    API_VERSION[] = (Int(major), Int(minor))
+    DEBUG[] = debug
+    limit_cache!(Int(cache_bytes))
+    return nothing
+end
+
+const SPARSE_SOLVE_TYPES = [
+    (Tuple{Array{T,1},Array{T,1}}, Tuple{Array{T,1},Array{Int32,0},Array{real(T),0}})
+    for T in (Float32, Float64, ComplexF32, ComplexF64)]
+
+"""
+    sparse_solve_pointer(dtype) -> UInt
+
+The C function by which XLA solves sparse systems of this element type.
+"""
+function sparse_solve_pointer(dtype)
+    T = element_type(dtype)
+    for (ins, outs) in SPARSE_SOLVE_TYPES
+        fieldtype(ins, 1) == Vector{T} &&
+            return pointer_for(Handler{SparseSolve,ins,outs,false}(SparseSolve()))
+    end
+    throw(ArgumentError("sparse_solve has no method for $dtype."))
+end
+
+# Where libjulia-internal lies: Python parks its main thread through it.
+runtime_library() = Libdl.dlpath("libjulia-internal")
+
+clear() = clear!()
+
+# For `pyimplicit doctor`: versions of Julia and PythonCall, threads of Julia and BLAS.
+function versions()
+    loaded = [m for (id, m) in Base.loaded_modules if id.name == "PythonCall"]
+    pythoncall = isempty(loaded) ? "none" : string(pkgversion(only(loaded)))
+    return string(VERSION), Threads.nthreads(), LinearAlgebra.BLAS.get_num_threads(),
+    pythoncall
+end
+
+include_in_main(path) = (Base.include(Main, path); nothing)

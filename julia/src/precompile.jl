@@ -1,0 +1,20 @@
+# What every user's first call would otherwise compile.
+@setup_workload begin
+    @compile_workload begin
+        for structure in ("spd", "general")
+            rows, cols, entries = [1, 2, 2, 1], [1, 1, 2, 2], [4.0, -1.0, 4.0, -1.0]
+            pattern = SparsePattern(rows, cols, 2; structure)
+            x, back = ChainRulesCore.rrule(sparse_solve, pattern, entries, ones(2))
+            back(x)
+        end
+        corners = [0.0 1.0 0.0 1.0; 0.0 0.0 1.0 1.0]
+        assembly = DiffusionAssembly(
+            corners, [1 2; 2 4; 3 3], reshape(collect(1:18), 3, 3, 2), 18)
+        assembly(ones(2))
+        counters()
+        clear!()
+    end
+    for (ins, outs) in SPARSE_SOLVE_TYPES
+        precompile(Handler{SparseSolve,ins,outs,false}(SparseSolve()), (Ptr{CallFrame},))
+    end
+end

@@ -1,0 +1,53 @@
+"""
+    Status
+
+What became of a solve. The numbers are shared with `pyimplicit/_status.py`; 0 is success.
+"""
+@enum Status::Int32 begin
+    CONVERGED = 0
+    SINGULAR = 1
+    NOT_POSITIVE_DEFINITE = 2
+    NONFINITE = 3
+    INACCURATE = 4
+    MAX_STEPS_REACHED = 5
+    DIVERGED = 6
+    NOT_SYMMETRIC = 7
+end
+
+"""
+    message(status::Status)
+
+Causes (a), (b), … of a failed solve, and what to try.
+"""
+function message(status::Status)
+    status == CONVERGED && return "the solve converged"
+    status == SINGULAR && return "the matrix is singular to working precision: " *
+        "(a) no Dirichlet condition fixes the constant (or a rigid motion): name one, or " *
+        "ground one node; (b) an unknown appears in no equation; (c) a coefficient is " *
+        "zero somewhere"
+    status == NOT_POSITIVE_DEFINITE && return "the matrix was declared 'spd' but is not " *
+        "positive definite: (a) a negative coefficient; (b) no Dirichlet condition; " *
+        "(c) the matrix is indefinite or not symmetric: declare structure='symmetric' or " *
+        "'general'"
+    status == NONFINITE && return "the matrix values or the right-hand side hold NaN or " *
+        "infinity: look at the inputs, e.g. with " *
+        "jax.config.update('jax_debug_nans', True)"
+    status == INACCURATE && return "the residual of the linear solve stayed above its " *
+        "tolerance after iterative refinement: the matrix is too badly scaled or " *
+        "conditioned; rescale the unknowns"
+    status == NOT_SYMMETRIC && return "the values of a symmetric pattern differ across " *
+        "the diagonal: declare structure='general'"
+    status == MAX_STEPS_REACHED && return "the largest number of steps was reached: " *
+        "raise `max_steps`, start closer, or take another solver"
+    return "the iteration diverged: damp it, or start closer"
+end
+
+"""
+    SolveError(text)
+
+A solve that failed; `text` says why and what to try.
+"""
+struct SolveError <: Exception
+    text::String
+end
+Base.showerror(io::IO, err::SolveError) = print(io, err.text)

@@ -1,0 +1,54 @@
+"""Double precision, both engines, and the rule for tests that need Julia."""
+
+import os
+
+import jax
+import pytest
+
+
+jax.config.update("jax_enable_x64", True)
+
+import pyimplicit as pi  # noqa: E402
+
+
+REQUIRED = os.environ.get("PYIMPLICIT_REQUIRE_JULIA") == "1"
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of one engine run together: switching throws compiled functions away."""
+    items.sort(key=lambda item: "[julia" in item.name)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("julia") is not None:
+        _need_julia()
+
+
+def _need_julia():
+    if reason := pi.engine.available()["julia"]:
+        if REQUIRED:
+            pytest.fail(f"PYIMPLICIT_REQUIRE_JULIA=1, but {reason}")
+        pytest.skip(reason)
+
+
+@pytest.fixture(
+    params=["host", pytest.param("julia", marks=pytest.mark.julia)], scope="session"
+)
+def engine(request):
+    """Runs a test once for each engine."""
+    if request.param == "julia":
+        _need_julia()
+    with pi.engine.use(request.param):
+        yield request.param
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line that says whether the Julia half ran."""
+    passed = terminalreporter.stats.get("passed", [])
+    ran = sum("julia" in report.keywords for report in passed)
+    if ran:
+        version = pi.julia.version() if pi.julia.started() else "in subprocesses only"
+        line = f"Julia half: ran, Julia {version}, {ran} tests passed"
+    else:
+        line = f"Julia half: not run ({pi.engine.available()['julia'] or 'deselected'})"
+    terminalreporter.write_line(line)
