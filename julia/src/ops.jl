@@ -76,21 +76,34 @@ function (a::Apply)(outs, ins, _)
     end
 end
 
-store!(outs::Tuple{Operand}, y, f, s) = store!(outs, (y,), f, s)
-function store!(outs::Tuple, y, f, s)
-    y isa Tuple && length(y) == length(outs) || throw(DimensionMismatch(
-        "`$(name(f))` must return $(length(outs)) arrays, as `out` says. Got $(typeof(y))."))
-    foreach((o, v) -> store_one!(o, v, f, s), outs, y)
+store!(outs::Tuple{Operand}, y, f, s) = store_one!(outs[1], y, f, s)
+function store!(outs::Tuple{Operand,Operand,Vararg{Operand}}, y, f, s)
+    y isa Tuple && length(y) == length(outs) || wrong_count(f, outs, y)
+    store_all!(outs, y, f, s)
+end
+store!(outs::Tuple{Operand}, y::Tuple{Any}, f, s) = store_one!(outs[1], y[1], f, s)
+
+store_all!(::Tuple{}, ::Tuple{}, f, s) = nothing
+function store_all!(outs::Tuple, y::Tuple, f, s)
+    store_one!(first(outs), first(y), f, s)
+    store_all!(Base.tail(outs), Base.tail(y), f, s)
 end
 
-function store_one!(o::Operand{T,N}, v, f, s) where {T,N}
-    size(v) == o.dims || throw(DimensionMismatch(
-        "`$(name(f))` must return an array of size $(o.dims), as `out` says. " *
-        "Got size $(size(v))."))
-    N == 0 ? unsafe_store!(o.data, v isa AbstractArray ? v[] : v, s) :
+function store_one!(o::Operand, v, f, s)
+    size(v) == o.dims || wrong_size(f, o.dims, size(v))
     copyto!(sample(o, s), v)
     return nothing
 end
+function store_one!(o::Operand{T,0}, v, f, s) where {T}
+    size(v) == () || wrong_size(f, (), size(v))
+    unsafe_store!(o.data, convert(T, v isa AbstractArray ? v[] : v), s)
+    return nothing
+end
+
+@noinline wrong_count(f, outs, y) = throw(DimensionMismatch(
+    "`$(name(f))` must return $(length(outs)) arrays, as `out` says. Got $(typeof(y))."))
+@noinline wrong_size(f, wanted, got) = throw(DimensionMismatch(
+    "`$(name(f))` must return an array of size $wanted, as `out` says. Got size $got."))
 
 """
     function_pointer(f, ins, outs) -> UInt

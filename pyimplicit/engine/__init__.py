@@ -5,6 +5,7 @@ never downloads anything.
 """
 
 import threading
+import warnings
 from typing import Literal
 
 import jax
@@ -63,11 +64,26 @@ def _forget_stale() -> None:
         jax.clear_caches()
 
 
+def _started() -> str:
+    """The current engine, running. Where `auto` finds a Julia that does not start, it
+    warns once and takes the host; "julia" raises."""
+    name = current()
+    if name == "julia":
+        try:
+            start.julia()
+        except start.JuliaUnavailable as err:
+            if (_chosen or _config.config().engine) == "julia":
+                raise
+            warnings.warn(f"Julia is set up, but the host engine is used. {err}", stacklevel=5)
+            return "host"
+    return name
+
+
 def target(op: str, dtype) -> str:
     """The XLA target of an operation on the current engine, which is started."""
     global _traced
     with _lock:
-        _traced = current()
+        _traced = _started()
         if _traced == "julia":
             return ffi.target(op, dtype)
         return host.target(op)
@@ -75,7 +91,7 @@ def target(op: str, dtype) -> str:
 
 def register_pattern(key: int, n: int, rows, cols, partner, structure: str) -> None:
     """Makes a sparse pattern known to the current engine; a second time is free."""
-    if current() == "julia":
+    if _started() == "julia":
         ffi.register_pattern(key, n, rows, cols, structure)
     else:
         host.register_pattern(key, n, rows, cols, partner, structure == "spd")
