@@ -5,8 +5,9 @@
 Importing starts nothing: Julia, where it is set up, starts at the first solve.
 """
 
-from . import engine as engine
+from . import engine as engine, fem as fem, inverse as inverse
 from ._status import Solution as Solution, Status as Status
+from .diagnostics import TaylorReport as TaylorReport, taylor_test as taylor_test
 from .engine import julia as julia
 from .linear import (
     SparseDirect as SparseDirect,

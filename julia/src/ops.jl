@@ -209,3 +209,10 @@ function versions()
 end
 
 include_in_main(path) = (Base.include(Main, path); nothing)
+
+# The assembly of a mesh as Python has it: arrays with the cell first, numbers from zero.
+diffusion_assembly(points, cells, slot, nentries) = DiffusionAssembly(
+    permutedims(Matrix{Float64}(points)),
+    permutedims(Matrix{Int}(cells)) .+ 1,
+    permutedims(Array{Int,3}(slot), (2, 3, 1)) .+ 1,
+    nentries)

@@ -63,3 +63,7 @@ function ChainRulesCore.rrule(p::Pullback{DiffusionAssembly}, κ, v̄)
     pullback_pullback(t) = (NoTangent(), ZeroTangent(), p.f(unthunk(only(Tuple(unthunk(t))))))
     return p(κ, v̄), pullback_pullback
 end
+
+# Without the primal, which a rule would compute too.
+(p::Pushforward{DiffusionAssembly})(κ, κ̇) = p.f(κ̇)
+(p::Pullback{DiffusionAssembly})(κ, v̄) = (gather(p.f.bycell, v̄),)

@@ -64,8 +64,8 @@ def _forget_stale() -> None:
         jax.clear_caches()
 
 
-def _started() -> str:
-    """The current engine, running. Where `auto` finds a Julia that does not start, it
+def running() -> str:
+    """The current engine, started if need be. Where `auto` finds a Julia that does not start, it
     warns once and takes the host; "julia" raises."""
     name = current()
     if name == "julia":
@@ -83,7 +83,7 @@ def target(op: str, dtype) -> str:
     """The XLA target of an operation on the current engine, which is started."""
     global _traced
     with _lock:
-        _traced = _started()
+        _traced = running()
         if _traced == "julia":
             return ffi.target(op, dtype)
         return host.target(op)
@@ -91,7 +91,7 @@ def target(op: str, dtype) -> str:
 
 def register_pattern(key: int, n: int, rows, cols, partner, structure: str) -> None:
     """Makes a sparse pattern known to the current engine; a second time is free."""
-    if _started() == "julia":
+    if running() == "julia":
         ffi.register_pattern(key, n, rows, cols, structure)
     else:
         host.register_pattern(key, n, rows, cols, partner, structure == "spd")

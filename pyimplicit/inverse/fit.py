@@ -30,7 +30,7 @@ def fit(
     inner_product: Any = None,
     bounds: tuple[Any, Any] | None = None,
     target: float | None = None,
-    beta: float | None = None,
+    beta: float = 1.0,
     max_steps: int = 100,
     rtol: float = 1e-6,
     callback: Callable | None = None,
@@ -52,10 +52,10 @@ def fit(
       prior; plain coordinates if there is neither.
     - `bounds`: `(lower, upper)`, numbers or models; held strictly, by a change of
       variables. None or infinite: no bound.
-    - `target`: chi² to stop at, usually 1. "gauss-newton" weakens the prior until it
-      is met, and no further (discrepancy principle); the others stop there early.
+    - `target`: chi² to stop at, usually 1. "gauss-newton" with a prior finds the `beta`
+      that meets it (discrepancy principle); else the fit stops early when it is met.
       Without a target: to the minimiser for the given `beta`, the MAP estimate.
-    - `beta`: the prior's weight, by default 1; with a target, the first one.
+    - `beta`: the prior's weight; not used by "gauss-newton" with a target.
     - `max_steps`, `rtol`: limits; `rtol` on the dual norm of the gradient.
     - `callback`: `callback(step, m)` after each `Step`; returning true stops.
     - `progress`: a bar with the misfit (a line for each step if standard error is not a

@@ -1,6 +1,8 @@
-"""Conjugate gradients for one step, inside `jit`."""
+"""Krylov spaces of one step, inside `jit`."""
 
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,3 +47,78 @@ def steihaug_cg(
     start = (jnp.array(0), jnp.zeros_like(b), b, z, rz0, jnp.array(False))
     k, s, *_, stop = jax.lax.while_loop(unfinished, body, start)
     return s, k, stop
+
+
+class Bidiagonal(NamedTuple):
+    """J V = U B so far. `U`: `(data, K + 1)`, orthonormal. `V`: `(n, K)`, orthonormal in
+    R. `alpha`, `gamma`: the diagonal and, from entry 1, the subdiagonal of B; entry 0 of
+    `gamma` is |d|. `w`: R times the last v. `k`: columns of V that are valid."""
+
+    U: jax.Array
+    V: jax.Array
+    alpha: jax.Array
+    gamma: jax.Array
+    w: jax.Array
+    k: jax.Array
+
+
+def bidiagonal_start(d, n: int, most: int) -> Bidiagonal:
+    """Empty, with u₁ = d/|d|; room for `most` steps."""
+    zeros = functools.partial(jnp.zeros, dtype=d.dtype)
+    norm = jnp.linalg.norm(d)
+    return Bidiagonal(
+        zeros((d.size, most + 2)).at[:, 0].set(_divide(d, norm)),
+        zeros((n, most + 1)),
+        zeros(most + 2),
+        zeros(most + 2).at[0].set(norm),
+        zeros(n),
+        jnp.array(0),
+    )
+
+
+def bidiagonalise(
+    push: Callable, pull: Callable, solve: Callable, start: Bidiagonal, steps: int
+) -> Bidiagonal:
+    """`steps` more columns of the Golub-Kahan bidiagonalisation of J in the inner
+    product of R; `push` is v -> J v, `pull` is u -> Jᵀu, `solve` is R⁻¹.
+
+    After it, `alpha[k]` and `gamma[k]` belong to the next column, so that their product
+    measures what the space leaves out. The left vectors are orthogonalised in full,
+    which keeps both sides orthogonal.
+
+    ??? cite "Reference"
+        Simon, Zha, *Low-rank matrix approximation using the Lanczos bidiagonalization
+        process*, SIAM J. Sci. Comput. 21 (2000). doi:10.1137/S1064827597327309
+    """
+
+    def right(U, gamma, w, k):
+        """αₖ vₖ = R⁻¹Jᵀuₖ - γₖ vₖ₋₁, kept as w = R v."""
+        w = pull(U[:, k]) - gamma[k] * jnp.where(k > 0, w, 0)
+        v = solve(w)
+        norm = jnp.sqrt(jnp.maximum(jnp.vdot(v, w), 0))
+        return _divide(v, norm), _divide(w, norm), norm
+
+    def body(_, basis):
+        U, V, alpha, gamma, w, k = basis
+        v, w, norm = jax.lax.cond(
+            k == 0, lambda: right(U, gamma, w, k), lambda: (V[:, k], w, alpha[k])
+        )
+        V, alpha = V.at[:, k].set(v), alpha.at[k].set(norm)
+        u = push(v) - norm * U[:, k]
+        for _ in range(2):
+            u = u - U @ (U.T @ u)
+        norm = jnp.linalg.norm(u)
+        U = U.at[:, k + 1].set(_divide(u, norm))
+        gamma = gamma.at[k + 1].set(norm)
+        v, w, norm = right(U, gamma, w, k + 1)
+        return Bidiagonal(
+            U, V.at[:, k + 1].set(v), alpha.at[k + 1].set(norm), gamma, w, k + 1
+        )
+
+    return jax.lax.fori_loop(0, steps, body, start)
+
+
+def _divide(vector, norm):
+    """The vector over its norm; zero where the space is exhausted."""
+    tiny = jnp.finfo(vector.dtype).tiny
+    return jnp.where(norm > tiny, vector / jnp.where(norm > tiny, norm, 1), 0)

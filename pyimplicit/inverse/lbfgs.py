@@ -8,8 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from .gauss_newton import _NO_DECREASE, _NOT_FINITE
-from .linesearch import at_precision, weak_wolfe
+from .linesearch import NO_DECREASE, NOT_FINITE, at_precision, weak_wolfe
 from .objective import Objective
 from .run import Run
 
@@ -38,17 +37,16 @@ class LBFGS:
         misfit, prior = run.start(x)
         if done := run.outcome(misfit):
             return x, *done
-        beta = 1.0 if run.beta is None else run.beta
         slopes = jax.jit(functools.partial(_slopes, run.objective))
         riesz = jax.jit(run.objective.riesz)
-        eps = float(jnp.finfo(x.dtype).eps)
+        beta, eps = run.beta, float(jnp.finfo(x.dtype).eps)
         pairs = collections.deque(maxlen=self.memory)
         phi, _, g, _ = slopes(x, jnp.zeros_like(x), beta)
         phi, norm = float(phi), _norm(g, riesz(x, g))
         first = norm
         for _ in range(run.max_steps):
             if not math.isfinite(norm):
-                return x, False, _NOT_FINITE
+                return x, False, NOT_FINITE
             if norm <= run.rtol * first or norm == 0:
                 if run.history[-1].step or norm == 0:
                     return x, True, f"the gradient fell to {norm:.3g} (from {first:.3g})"
@@ -67,7 +65,7 @@ class LBFGS:
             if found is None:
                 if at_precision(phi, slope, eps):
                     return x, True, "no decrease is possible in working precision"
-                return x, False, _NO_DECREASE
+                return x, False, NO_DECREASE
             length, (x_next, phi, g_next, parts) = found
             s, y = x_next - x, g_next - g
             curvature = float(jnp.vdot(s, y))
@@ -81,7 +79,7 @@ class LBFGS:
                 return x, *done
         if norm <= run.rtol * first:
             return x, True, f"the gradient fell to {norm:.3g} (from {first:.3g})"
-        return x, False, f"`max_steps` = {run.max_steps} steps were not enough"
+        return x, False, run.out_of_steps
 
 
 def _slopes(objective: Objective, x, p, beta):

@@ -5,6 +5,16 @@ from collections.abc import Callable
 from typing import Any
 
 
+NOT_FINITE = (
+    "the gradient is not finite where the misfit is: look for sqrt, norm or a power of "
+    "something that is zero there"
+)
+NO_DECREASE = (
+    "the line search found no decrease: the derivative of the misfit is wrong (try "
+    "pi.taylor_test), or the misfit is noisy"
+)
+
+
 def armijo(
     value: Callable[[float], tuple[float, Any]],
     start: float,

@@ -7,9 +7,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from .gauss_newton import _NO_DECREASE, _NOT_FINITE
 from .krylov import steihaug_cg
-from .linesearch import armijo, at_precision
+from .linesearch import NO_DECREASE, NOT_FINITE, armijo, at_precision
 from .objective import Objective
 from .run import Run
 
@@ -40,8 +39,7 @@ class NewtonCG:
         misfit, prior = run.start(x)
         if done := run.outcome(misfit):
             return x, *done
-        beta = 1.0 if run.beta is None else run.beta
-        eps = float(jnp.finfo(x.dtype).eps)
+        beta, eps = run.beta, float(jnp.finfo(x.dtype).eps)
         first = None
         for _ in range(run.max_steps):
             scale = math.inf if first is None else first
@@ -49,26 +47,20 @@ class NewtonCG:
             slope, norm = float(slope), float(norm)
             first = norm if first is None else first
             if not math.isfinite(norm):
-                return x, False, _NOT_FINITE
+                return x, False, NOT_FINITE
             if norm == 0 or norm <= run.rtol * scale < math.inf:
                 return x, True, f"the gradient fell to {norm:.3g} (from {first:.3g})"
             phi = misfit + beta * prior
-
-            def value(t, x=x, s=s):
-                x_next = x + t * s
-                parts = run.evaluate(x_next)
-                return parts[0] + beta * parts[1], (x_next, *parts)
-
-            found = armijo(value, phi, slope)
+            found = armijo(run.along(x, s, beta), phi, slope)
             if found is None:
                 if at_precision(phi, slope, eps):
                     return x, True, "no decrease is possible in working precision"
-                return x, False, _NO_DECREASE
+                return x, False, NO_DECREASE
             length, (x, misfit, prior) = found
             run.add(x, beta, misfit, prior, gradient=norm, cg=cg, length=length)
             if done := run.outcome(misfit):
                 return x, *done
-        return x, False, f"`max_steps` = {run.max_steps} steps were not enough"
+        return x, False, run.out_of_steps
 
 
 def _step(objective: Objective, cg_steps: int, x, beta, forcing, first, rtol):

@@ -59,12 +59,19 @@ class Objective:
         D = self.transform.slope(x)
         return D * ravel_pytree(self.prior.apply(self.unravel(D * v)))[0]
 
+    def covariance(self, x, v):
+        """The inverse of `precision`."""
+        return self._solve(self.prior, x, v)
+
     def riesz(self, x, v):
         """M⁻¹ v, the gradient of a derivative v in the inner product M of the fit."""
-        if self.metric is None:
+        return self._solve(self.metric, x, v)
+
+    def _solve(self, metric, x, v):
+        if metric is None:
             return v
         D = jnp.maximum(self.transform.slope(x), 1e-6)
-        return ravel_pytree(self.metric.solve(self.unravel(v / D)))[0] / D
+        return ravel_pytree(metric.solve(self.unravel(v / D)))[0] / D
 
     def chi2(self, misfit: float) -> float:
         """|r|²/len(r) of a misfit; NaN if the misfit is a scalar function."""

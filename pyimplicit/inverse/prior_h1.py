@@ -43,12 +43,17 @@ class H1Prior(AbstractPrior):
                 "Without delta the prior says nothing of the mean; for pure smoothing "
                 "take delta = gamma / L**2 with L larger than the mesh."
             )
+        if V.components != 1:
+            raise ValueError(
+                "`H1Prior(V)` must get a space of scalar functions.\n"
+                f"Got {V.components} components.\nUse one prior for each component."
+            )
         ones = jnp.ones(V.mesh.n_cells)
         K, M = fem.diffusion_values(V, ones), fem.mass_values(V)
-        self.pattern = V.pattern
+        self.pattern = V.pattern("spd")
         self.values = gamma * K + delta * M
         self.reference = jnp.broadcast_to(
-            jnp.asarray(reference, self.values.dtype), (V.pattern.shape[0],)
+            jnp.asarray(reference, self.values.dtype), V.shape
         )
 
     def value(self, m):

@@ -16,7 +16,7 @@ from .result import Step
 class Run:
     """What a method is given besides x. Use as a context manager: it shows progress.
 
-    `beta`: weight of the prior, None if not given. `target`: chi² to stop at, or None.
+    `beta`: weight of the prior. `target`: chi² to stop at, or None.
     `progress`: True, False, or None for "if standard error is a terminal".
     """
 
@@ -27,7 +27,7 @@ class Run:
         *,
         max_steps: int,
         rtol: float,
-        beta: float | None,
+        beta: float,
         target: float | None,
         callback: Callable | None,
         progress: bool | None,
@@ -36,6 +36,7 @@ class Run:
         self.max_steps, self.rtol = max_steps, rtol
         self.beta, self.target, self.callback = beta, target, callback
         self.evaluate = Evaluator(objective)
+        self.out_of_steps = f"`max_steps` = {max_steps} steps were not enough"
         self.history: list[Step] = []
         self.stopped = False
         self._first_gradient = math.nan
@@ -60,9 +61,19 @@ class Run:
                 "Look for log, sqrt or division of a model value, or NaN in the data; "
                 "jax.config.update('jax_debug_nans', True) names the place."
             )
-        beta = math.nan if self.objective.prior is None else self.beta or math.nan
+        beta = self.beta if self.target is None else math.nan
         self.add(x, beta, misfit, prior)
         return misfit, prior
+
+    def along(self, x, s, beta):
+        """The objective at x + t s as `armijo` wants it; keeps x, misfit and prior."""
+
+        def value(t: float):
+            x_next = x + t * s
+            misfit, prior = self.evaluate(x_next)
+            return misfit + beta * prior, (x_next, misfit, prior)
+
+        return value
 
     def add(self, x, beta, misfit, prior, *, gradient=math.nan, cg=0, length=math.nan):
         """Writes a line of the history, shows it, and asks the callback."""

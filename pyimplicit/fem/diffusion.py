@@ -1,0 +1,59 @@
+"""The diffusion form, with a fast path."""
+
+import dataclasses
+
+import jax
+
+from . import assembly
+from .coefficients import Coefficient, average, evaluate
+from .forms import dot, grad
+from .space import FunctionSpace
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion:
+    """∫ κ ∇u·∇v - f v, the weak form of -∇·(κ∇u) = f for scalar u.
+
+    `coefficient`: the name of κ > 0. [flux / gradient, e.g. W m⁻¹ K⁻¹] `source`: the
+    name of f, if there is one. [flux / length] It is a form like any other, and is also
+    assembled from precomputed element matrices, which gives the same numbers sooner.
+
+    *Derivative* in κ: κ̄_c = -∫_c ∇u·∇λ per cell, with A λ = ū.
+    """
+
+    coefficient: str = "kappa"
+    source: str | None = None
+
+    structure = "spd"
+
+    def __call__(self, u, v, w):
+        flux = getattr(w, self.coefficient) * dot(grad(u), grad(v))
+        return flux if self.source is None else flux - getattr(w, self.source) * v
+
+    def assemble(
+        self, V: FunctionSpace, coefficients: dict[str, Coefficient]
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Matrix entries on `V.pattern()`, and the residual at u = 0 (`None`: zero)."""
+        self._check(V, coefficients)
+        kappa = average(V, self.coefficient, coefficients[self.coefficient])
+        values = assembly.diffusion_values(V, kappa)
+        if self.source is None:
+            return values, None
+        source = evaluate(V, coefficients[self.source])
+        return values, -assembly.load_vector(V, source)
+
+    def _check(self, V: FunctionSpace, coefficients) -> None:
+        known = [n for n in (self.coefficient, self.source) if n is not None]
+        for name in (*known, *coefficients):
+            if name not in coefficients or name not in known:
+                raise ValueError(
+                    f"The coefficients of this diffusion problem must be {known}.\n"
+                    f"Got {list(coefficients)}.\n"
+                    f"{'Remove' if name in coefficients else 'Pass'} {name!r}."
+                )
+        if V.components != 1:
+            raise ValueError(
+                "`Diffusion` must have a scalar unknown.\n"
+                f"Got a space with {V.components} components.\n"
+                "Write a form, e.g. w.kappa * inner(grad(u), grad(v))."
+            )

@@ -1,0 +1,161 @@
+r"""Gauss-Newton that meets a target chi² (Morozov's discrepancy principle).
+
+Each step linearises r and looks for z = s + q, where q is the prior's own gradient
+(q = m - m̂ if it is quadratic), that minimises |J z - d|² + beta zᵀR z, d = J q - r. A
+Golub-Kahan bidiagonalisation of J in the inner product of R turns that into a small
+problem that is solved for *every* beta at once. So the beta for which the linear model
+leaves the chi² that is aimed at costs no further solve, and needs no cooling schedule.
+
+??? cite "Reference"
+    Chung, Saibaba, *Generalized hybrid iterative methods for large-scale Bayesian
+    inverse problems*, SIAM J. Sci. Comput. 39 (2017). doi:10.1137/16M1081968 (the
+    bidiagonalisation). Hanke, *A regularizing Levenberg-Marquardt scheme*, Inverse
+    Problems 13 (1997). doi:10.1088/0266-5611/13/1/007 (beta by the linear model)
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .krylov import Bidiagonal, bidiagonal_start, bidiagonalise
+from .linesearch import NO_DECREASE, NOT_FINITE, armijo, at_precision
+from .objective import Objective
+from .run import Run
+
+
+# A fit ends with chi² in (1 - WINDOW, 1] times the target, if one more step or two
+# can bring it back there.
+WINDOW, CORRECTIONS = 0.1, 2
+# Inner iterations between two looks at the small problem.
+CHUNK = 8
+
+
+def descend(run: Run, x, cg_steps: int, forcing: float, shrink: float):
+    """From x to the fitted x, whether it converged, and why it stopped."""
+    begin = jax.jit(functools.partial(_begin, run.objective, cg_steps + CHUNK))
+    extend = jax.jit(functools.partial(_extend, run.objective))
+    misfit, prior = run.start(x)
+    if done := run.outcome(misfit):
+        return x, *done
+    eps = float(jnp.finfo(x.dtype).eps)
+    size = run.objective.num_data or 1
+    corrections = 0
+    for _ in range(run.max_steps):
+        chi2 = run.objective.chi2(misfit)
+        goal = size * max((1 - WINDOW / 2) * run.target, shrink * chi2)
+        here, basis = begin(x)
+        if not np.isfinite(np.asarray(here.products)).all():
+            return x, False, NOT_FINITE
+        while True:
+            basis = extend(x, basis)
+            k = int(basis.k)
+            small = _small_problem(basis, goal)
+            norm = _dual_norm(here.products, small.beta)
+            enough = small.reached and small.residual <= forcing * norm
+            if enough or k >= cg_steps or small.exhausted:
+                break
+        beta = small.beta
+        s = basis.V[:, :k] @ jnp.asarray(small.y, x.dtype) - here.q
+        slope = float(jnp.vdot(here.misfit_gradient + beta * here.prior_gradient, s))
+        phi = misfit + beta * prior
+        found = armijo(run.along(x, s, beta), phi, slope) if slope < 0 else None
+        if found is None:
+            if run.reached(misfit):
+                break
+            still = at_precision(phi, slope, eps)
+            return x, False, _STALLED if still else NO_DECREASE
+        length, (x, misfit, prior) = found
+        run.add(x, beta, misfit, prior, gradient=norm, cg=k, length=length)
+        if run.reached(misfit):
+            near = run.objective.chi2(misfit) > (1 - WINDOW) * run.target
+            corrections += 1
+            if near or corrections > CORRECTIONS:
+                break
+        if run.stopped:
+            break
+        if _stalled(run.history, run.target):
+            return x, False, _STALLED
+    return x, *(run.outcome(misfit) or (False, run.out_of_steps))
+
+
+class _Here(NamedTuple):
+    """At one x: the gradients of misfit and prior, the prior's gradient q in its own
+    inner product, and the products |g|², g·q, |q|² of the two in that inner product."""
+
+    misfit_gradient: jax.Array
+    prior_gradient: jax.Array
+    q: jax.Array
+    products: jax.Array
+
+
+def _begin(objective: Objective, most: int, x) -> tuple[_Here, Bidiagonal]:
+    r, push = jax.linearize(objective.residual, x)
+    pull = jax.linear_transpose(push, x)
+    g, p = pull(r)[0], objective.prior_gradient(x)
+    q = objective.covariance(x, p)
+    products = jnp.stack(
+        [jnp.vdot(g, objective.covariance(x, g)), jnp.vdot(g, q), jnp.vdot(p, q)]
+    )
+    return _Here(g, p, q, products), bidiagonal_start(push(q) - r, x.size, most)
+
+
+def _extend(objective: Objective, x, basis: Bidiagonal) -> Bidiagonal:
+    _, push = jax.linearize(objective.residual, x)
+    pull = jax.linear_transpose(push, x)
+    solve = functools.partial(objective.covariance, x)
+    return bidiagonalise(push, lambda u: pull(u)[0], solve, basis, CHUNK)
+
+
+class _Small(NamedTuple):
+    """The projected problem at its beta: coordinates y, the norm of the residual of the
+    normal equations, whether the goal was reached, and whether the space is whole."""
+
+    beta: float
+    y: np.ndarray
+    residual: float
+    reached: bool
+    exhausted: bool
+
+
+def _small_problem(basis: Bidiagonal, goal: float) -> _Small:
+    """min |B y - b e₁|² + beta |y|² with beta such that |B y - b e₁|² = goal, or, where
+    no beta leaves so little, a tenth more than the least."""
+    k = int(basis.k)
+    alpha, gamma = np.asarray(basis.alpha, float), np.asarray(basis.gamma, float)
+    B = np.zeros((k + 1, k))
+    B[np.arange(k), np.arange(k)] = alpha[:k]
+    B[np.arange(k) + 1, np.arange(k)] = gamma[1 : k + 1]
+    P, sigma, Qt = np.linalg.svd(B)
+    c = gamma[0] * P[0]
+    left = lambda b: float(np.sum((b / (sigma**2 + b) * c[:k]) ** 2) + c[k] ** 2)
+    low, high = 1e-14 * sigma[0] ** 2, 1e6 * sigma[0] ** 2
+    reached = left(low) < goal
+    goal = goal if reached else 1.1 * left(low)
+    for _ in range(100):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if left(middle) < goal else (low, middle)
+    y = Qt.T @ (sigma / (sigma**2 + low) * c[:k])
+    residual = alpha[k] * gamma[k] * abs(y[-1])
+    exhausted = alpha[k] * gamma[k] <= 1e-14 * sigma[0] ** 2
+    return _Small(low, y, residual, reached, exhausted)
+
+
+def _dual_norm(products, beta: float) -> float:
+    gg, gq, qq = (float(p) for p in products)
+    return math.sqrt(max(gg + 2 * beta * gq + beta**2 * qq, 0.0))
+
+
+def _stalled(history, target: float) -> bool:
+    """Three steps above the target, and chi² hardly moves."""
+    now = history[-1].chi2
+    return len(history) > 4 and now > target and now > 0.99 * history[-4].chi2
+
+
+_STALLED = (
+    "chi2 no longer falls although the prior is weakened: the errors are set too small, "
+    "or the model cannot explain the data (geometry, mesh, outliers)"
+)

@@ -1,0 +1,62 @@
+"""Each example runs; one number of each is compared."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyimplicit import cli
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def example(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.julia
+def test_julia_solver():
+    found = example("julia_solver").main()
+    assert found["misfit_after"] < 1e-5 * found["misfit_before"]
+    assert found["error"] < 0.01
+    assert abs(found["rate_gradient"] - 2) < 0.05
+
+
+def test_readme_code_runs_as_it_stands(engine):
+    text = (ROOT / "README.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", text, re.S)[0]
+    scope = {}
+    exec(code, scope)
+    assert scope["result"].converged
+    assert len([line for line in code.splitlines() if line.strip()]) <= 17
+    assert text.count("\n") <= 150
+
+
+def test_command_line_lists_and_refuses(capsys):
+    assert cli.main(["examples"]) == 0
+    assert "tree-tomography" in capsys.readouterr().out
+    assert cli.main(["run", "nothing"]) == 1
+    assert "There are: " in capsys.readouterr().err
+    assert cli.main(["setup-julia", "--executable", "/nowhere"]) == 1
+    assert "go together" in capsys.readouterr().err
+
+
+def test_doctor(capsys):
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "round trip" in out and "XLA FFI" in out
+
+
+@pytest.mark.parametrize("command", [["ruff", "check"], ["ruff", "format", "--check"]])
+def test_lint(command):
+    done = subprocess.run(
+        [sys.executable, "-m", *command, "."], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
