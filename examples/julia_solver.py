@@ -1,4 +1,4 @@
-"""A Julia solver of your own in JAX: the conductivity of a rod, learnt from its temperature.
+"""A Julia solver of your own in JAX: a rod's conductivity, learnt from its temperature.
 
 `julia_solver.jl` solves -(k u')' + u^4 = q by Newton's method in Julia and has an `rrule`
 and an `frule`. Here it is a JAX function: compiled code calls it without Python, and its
@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 import pyimplicit as pi
 
 

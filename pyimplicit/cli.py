@@ -15,7 +15,8 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="what is installed, which engine runs, and why")
     setup = commands.add_parser(
-        "setup-julia", help="install or register a Julia; the only command that downloads"
+        "setup-julia",
+        help="install or register a Julia; the only command that downloads",
     )
     setup.add_argument("--executable", help="an existing Julia (with --project)")
     setup.add_argument("--project", help="a Julia project that has PythonCall")

@@ -1,9 +1,12 @@
 """Shared lists of sparse systems: closed forms and non-symmetric ones first."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+
+from pyimplicit.linear.pattern import Structure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +18,7 @@ class SparseProblem:
     cols: np.ndarray
     values: np.ndarray
     n: int
-    structure: str
+    structure: Structure
 
     def dense(self, values=None):
         A = np.zeros((self.n, self.n), np.asarray(self.values).dtype)
@@ -23,18 +26,18 @@ class SparseProblem:
         return A if self.structure == "general" else (A + A.T) / 2
 
 
-def laplacian(n: int, dirichlet: bool = True):
+def laplacian(n: int, dirichlet: bool = True) -> Any:
     """The 5-point Laplacian on n x n nodes; without Dirichlet condition singular."""
     d = np.full(n, 2.0)
     if not dirichlet:
         d[[0, -1]] = 1.0
-    D = sp.diags_array([-np.ones(n - 1), d, -np.ones(n - 1)], offsets=[-1, 0, 1])
+    D = sp.csr_array(np.diag(d) - np.diag(np.ones(n - 1), 1) - np.diag(np.ones(n - 1), -1))
     identity = sp.eye_array(n)
     return (sp.kron(D, identity) + sp.kron(identity, D)).tocoo()
 
 
-def _problem(name, A, structure, rng=None):
-    A = sp.coo_array(A)
+def _problem(name, matrix, structure, rng=None):
+    A: Any = sp.coo_array(matrix)
     order = np.arange(A.nnz) if rng is None else rng.permutation(A.nnz)
     return SparseProblem(
         name, A.row[order], A.col[order], A.data[order], A.shape[0], structure
@@ -45,9 +48,7 @@ def sparse_problems() -> tuple[SparseProblem, ...]:
     rng = np.random.default_rng(0)
     n = 12
     random = sp.random_array((n, n), density=0.3, rng=rng) + 3 * sp.eye_array(n)
-    advection = laplacian(4) + 5 * sp.kron(
-        sp.eye_array(4), sp.diags_array([np.ones(3)], offsets=[1], shape=(4, 4))
-    )
+    advection = laplacian(4) + 5 * sp.kron(np.eye(4), np.diag(np.ones(3), 1))
     symmetric = sp.random_array((n, n), density=0.3, rng=rng) - 2 * sp.eye_array(n)
     wave = laplacian(4).astype(complex) - (2.0 + 0.3j) * sp.eye_array(16)
     return (

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from pyimplicit.engine.julia import start
 
 
@@ -128,7 +129,8 @@ def test_import_is_quick_and_starts_nothing():
     middle = time.perf_counter()
     import pyimplicit
     extra = time.perf_counter() - middle
-    heavy = [m for m in ("juliacall", "juliapkg", "matplotlib", "meshio") if m in sys.modules]
+    names = "juliacall", "juliapkg", "matplotlib", "meshio"
+    heavy = [name for name in names if name in sys.modules]
     print(extra, heavy)
     """
     runs = [python(code).stdout.split(" ", 1) for _ in range(3)]

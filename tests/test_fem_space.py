@@ -66,21 +66,28 @@ def test_space(mesh):
 def test_matrices(mesh, components):
     V = FunctionSpace(mesh, "P1", components)
     assert V.shape == ((mesh.n_points,) if components == 1 else (mesh.n_points, 3))
-    M = V.pattern("spd").todense(fem.mass_values(V))
+    pattern, volume = V.pattern("spd"), mesh.volumes.sum()
+    kappa = np.random.default_rng(0).uniform(1, 2, mesh.n_cells)
+
+    def matrices(kappa):
+        yield fem.mass_values(V)
+        yield fem.mass_values(V, kappa)
+        if components == 1:
+            yield fem.diffusion_values(V, kappa)
+
+    values = jax.jit(lambda kappa: list(matrices(kappa)))(kappa)
+    M, weighted, *K = jax.jit(lambda v: list(map(pattern.todense, v)))(values)
     one = np.zeros(V.shape)
-    one[..., 0] = 1  # of the first component; of a scalar space overwritten below
+    one[..., 0] = 1  # the first component
     one = np.ones(V.shape) if components == 1 else one
-    volume = mesh.volumes.sum()
     np.testing.assert_allclose(one.ravel() @ M @ one.ravel(), volume, rtol=1e-13)
     np.testing.assert_allclose(M.sum(), components * volume, rtol=1e-13)
-    half = V.pattern("spd").todense(fem.mass_values(V, jnp.full(mesh.n_cells, 0.5)))
-    np.testing.assert_allclose(half, M / 2, rtol=1e-13)
-    if components == 1:
-        kappa = np.random.default_rng(0).uniform(1, 2, mesh.n_cells)
-        K = V.pattern("spd").todense(fem.diffusion_values(V, jnp.asarray(kappa)))
+    total = components * (kappa @ mesh.volumes)
+    np.testing.assert_allclose(weighted.sum(), total, rtol=1e-13)
+    for A in K:
         x = mesh.points[:, 0]
-        np.testing.assert_allclose(K @ np.ones(V.size), 0, atol=1e-12)
-        np.testing.assert_allclose(x @ K @ x, kappa @ mesh.volumes, rtol=1e-12)
+        np.testing.assert_allclose(A @ np.ones(V.size), 0, atol=1e-12)
+        np.testing.assert_allclose(x @ A @ x, kappa @ mesh.volumes, rtol=1e-12)
 
 
 @meshes
@@ -100,22 +107,24 @@ def test_coefficients_agree(mesh):
     ]
     if mesh.n_cells != mesh.n_points:
         forms.append(nodes)
-    for form in forms:
-        c = interpret(V, "c", form)
-        np.testing.assert_allclose(evaluate(V, c).full(V), at_points, rtol=1e-13)
-        mean = average(V, "c", c)
-        np.testing.assert_allclose(mean, jax.vmap(f)(cells), rtol=1e-13)
     values = np.arange(mesh.n_cells)
-    for form in (
-        fem.cellwise(values),
-        *([values] if mesh.n_points != len(values) else []),
+    by_cell = [fem.cellwise(values)]
+    if mesh.n_points != mesh.n_cells:
+        by_cell.append(values)
+    numbers = [2, 2.0, np.float64(2), jnp.array(2.0), fem.constant(2.0)]
+
+    def both(form):
+        c = interpret(V, "c", form)
+        return evaluate(V, c).full(V), average(V, "c", c)
+
+    for given, full, mean in (
+        (forms, at_points, jax.vmap(f)(cells)),
+        (by_cell, np.repeat(values[:, None], V.n_quadrature, 1), values),
+        (numbers, np.full(at_points.shape, 2.0), np.full(mesh.n_cells, 2.0)),
     ):
-        c = interpret(V, "c", form)
-        np.testing.assert_array_equal(average(V, "c", c), values)
-        assert (evaluate(V, c).full(V) == values[:, None]).all()
-    for form in (2, 2.0, np.float64(2), jnp.array(2.0), fem.constant(2.0)):
-        c = interpret(V, "c", form)
-        assert (average(V, "c", c) == 2).all() and (evaluate(V, c).full(V) == 2).all()
+        for found in jax.jit(lambda given=given: list(map(both, given)))():
+            np.testing.assert_allclose(found[0], full, rtol=1e-13)
+            np.testing.assert_allclose(found[1], mean, rtol=1e-13)
 
 
 def test_by_region():

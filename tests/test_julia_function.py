@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import pyimplicit as pi
 from jax.test_util import check_grads
+
+import pyimplicit as pi
 
 
 pytestmark = pytest.mark.julia
@@ -99,7 +100,7 @@ def test_one_rule_is_enough_for_its_mode():
     with pytest.raises(NotImplementedError, match=r"`frule` for `Pullback\(reverse_on"):
         # Compiled, so that only what the Hessian needs is asked for
         jax.jit(jax.hessian(lambda x: backward(x).sum()))(X)
-    with pytest.raises(NotImplementedError, match="Define ChainRulesCore.rrule"):
+    with pytest.raises(NotImplementedError, match=r"Define ChainRulesCore\.rrule"):
         jax.grad(lambda x: pi.julia.function("BridgeTests.no_rule", like)(x).sum())(X)
 
 
@@ -112,7 +113,7 @@ def test_single_precision_and_integers():
 
 
 def test_a_julia_callable_and_a_base_function():
-    from juliacall import Main
+    from juliacall import Main  # pyright: ignore[reportAttributeAccessIssue]
 
     # A closure with state of its own
     scale = pi.julia.function(Main.seval("let c = 2.5; x -> c .* x; end"), like)

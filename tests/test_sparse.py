@@ -1,12 +1,15 @@
 """Sparse solves on both engines: values, status, derivatives, transforms, bad input."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
-import pyimplicit as pi
 from jax.test_util import check_grads
+
+import pyimplicit as pi
 
 from .problems import laplacian, sparse_problems
 
@@ -176,9 +179,12 @@ def test_single_precision_in_and_out(engine, dtype):
     # Solved in double precision, so right to the last bit of single.
     exact = np.linalg.solve(A.toarray(), np.ones(16))
     np.testing.assert_allclose(x, exact, rtol=2e-7)
-    assert jax.grad(lambda v: pi.sparse_solve(pattern, v, b).real.sum())(
-        jnp.asarray(values)
-    ).dtype == dtype
+    assert (
+        jax.grad(lambda v: pi.sparse_solve(pattern, v, b).real.sum())(
+            jnp.asarray(values)
+        ).dtype
+        == dtype
+    )
 
 
 def neumann(structure):
@@ -215,12 +221,18 @@ FAILURES = {
         lambda: with_values("spd", lambda A, v, b: v.__imul__(-1.0)),
         "not_positive_definite",
     ),
-    "nan-value": (lambda: with_values("spd", lambda A, v, b: _set(v, 3, np.nan)), "nonfinite"),
+    "nan-value": (
+        lambda: with_values("spd", lambda A, v, b: _set(v, 3, np.nan)),
+        "nonfinite",
+    ),
     "inf-value": (
         lambda: with_values("general", lambda A, v, b: _set(v, 3, np.inf)),
         "nonfinite",
     ),
-    "nan-rhs": (lambda: with_values("general", lambda A, v, b: _set(b, 2, np.nan)), "nonfinite"),
+    "nan-rhs": (
+        lambda: with_values("general", lambda A, v, b: _set(b, 2, np.nan)),
+        "nonfinite",
+    ),
     "not-symmetric": (lambda: with_values("spd", advect), "not_symmetric"),
 }
 
@@ -300,7 +312,7 @@ def test_lineax_operator_and_solver(engine):
     assert bad.result == lx.RESULTS.singular
 
 
-def entry(structure="general", rows=(0, 1), cols=(0, 1), shape=(2, 2)):
+def entry(structure: Any = "general", rows=(0, 1), cols=(0, 1), shape=(2, 2)):
     return lambda: pi.SparsePattern(np.array(rows), np.array(cols), shape, structure)
 
 
@@ -324,7 +336,7 @@ def test_bad_patterns(case):
         make()
 
 
-def solve_with(values=(1.0, 1.0), b=(1.0, 1.0), structure="general", shape=(2, 2)):
+def solve_with(values=(1.0, 1.0), b=(1.0, 1.0), structure: Any = "general", shape=(2, 2)):
     pattern = pi.SparsePattern(np.arange(2), np.arange(2), shape, structure)
     return lambda: pi.sparse_solve(pattern, np.array(values), np.array(b))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 import pyimplicit as pi
 from pyimplicit._config import companion
 
@@ -19,7 +20,8 @@ assert not (julia / "test").exists()
 from juliapkg.deps import find_requirements  # noqa: E402
 
 
-found = [Path(file).parent.name for file in find_requirements() if "pyimplicit" in file]
+files = map(str, find_requirements() or [])
+found = [Path(file).parent.name for file in files if "pyimplicit" in file]
 assert found == ["pyimplicit_julia"], found
 
 jax.config.update("jax_enable_x64", True)

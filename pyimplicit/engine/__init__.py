@@ -10,6 +10,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from .. import _config
 from . import host
@@ -59,14 +60,14 @@ class use:
 
 
 def _forget_stale() -> None:
-    staging = isinstance(jnp.add(0, 0), jax.core.Tracer)
+    staging = isinstance(jnp.add(0, 0), Tracer)
     if _traced is not None and current() != _traced and not staging:
         jax.clear_caches()
 
 
 def running() -> str:
-    """The current engine, started if need be. Where `auto` finds a Julia that does not start, it
-    warns once and takes the host; "julia" raises."""
+    """The current engine, started if need be. Where `auto` finds a Julia that does not
+    start, it warns once and takes the host; "julia" raises."""
     name = current()
     if name == "julia":
         try:
@@ -74,7 +75,9 @@ def running() -> str:
         except start.JuliaUnavailable as err:
             if (_chosen or _config.config().engine) == "julia":
                 raise
-            warnings.warn(f"Julia is set up, but the host engine is used. {err}", stacklevel=5)
+            warnings.warn(
+                f"Julia is set up, but the host engine is used. {err}", stacklevel=5
+            )
             return "host"
     return name
 

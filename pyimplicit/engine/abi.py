@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jaxlib
 import ml_dtypes
 import numpy as np
 
@@ -151,8 +152,7 @@ def version() -> tuple[int, int]:
     header = Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h"
     text = header.read_text()
     found = [
-        re.search(rf"#define XLA_FFI_API_{part} (\d+)", text)
-        for part in ("MAJOR", "MINOR")
+        re.search(rf"#define XLA_FFI_API_{part} (\d+)", text) for part in ("MAJOR", "MINOR")
     ]
     if None in found:
         raise RuntimeError(
@@ -169,7 +169,7 @@ def check_version() -> None:
         known = ", ".join(f"{a}.{b}" for a, b in TESTED_VERSIONS)
         raise RuntimeError(
             f"XLA's foreign function interface must be one that was tried: {known}.\n"
-            f"Got {version()[0]}.{version()[1]} (jaxlib {jax.lib.__version__}).\n"
+            f"Got {version()[0]}.{version()[1]} (jaxlib {jaxlib.__version__}).\n"
             "Upgrade pyimplicit, or install an older jaxlib."
         )
 

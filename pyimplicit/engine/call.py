@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -51,7 +52,7 @@ def batch_shape(avals, nbatch: int) -> tuple[int, ...]:
 @call_p.def_abstract_eval
 def _abstract(*avals, out, nbatch, **_):
     batch = batch_shape(avals, nbatch)
-    return [jax.core.ShapedArray(batch + shape, dtype) for shape, dtype in out]
+    return [ShapedArray(batch + shape, dtype) for shape, dtype in out]
 
 
 def add_batch_axis(args, dims):

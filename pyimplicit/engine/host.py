@@ -134,8 +134,8 @@ def sparse_solve(inputs, outputs, attributes) -> None:
 
 def failure(pattern, code: int, sample: int, nsamples: int) -> str:
     """The message of a failed solve; Julia's says the same."""
-    structure = "spd" if pattern.spd else "general" if pattern.partner is None else (
-        "symmetric"
+    structure = (
+        "spd" if pattern.spd else "general" if pattern.partner is None else ("symmetric")
     )
     which = f", sample {sample} of {nsamples}" if nsamples > 1 else ""
     return (
@@ -202,9 +202,7 @@ def _new_factor(pattern: Pattern, values: np.ndarray) -> Factor:
         if abs(values - other).max(initial=0) > ASYMMETRY * abs(values).max(initial=0):
             return Factor(nothing, Status.not_symmetric, nbytes=2 * values.nbytes)
         values = (values + other) / 2
-    A = sp.csc_array(
-        (values[pattern.slot], pattern.indices, pattern.indptr), shape=(n, n)
-    )
+    A = sp.csc_array((values[pattern.slot], pattern.indices, pattern.indptr), shape=(n, n))
     # SuperLU orders anew for every matrix. The ordering depends on the pattern alone,
     # so it is found once and the columns are handed over in that order afterwards.
     first = pattern.order is None
@@ -237,9 +235,11 @@ def _new_factor(pattern: Pattern, values: np.ndarray) -> Factor:
     # under scaling of rows and columns, round-off for a singular matrix.
     pivots = lu.U.diagonal()
     inner = np.argsort(lu.perm_c)
-    left = (pivots.real if pivots.dtype.kind == "f" else abs(pivots)) if (
-        pattern.spd
-    ) else abs(pivots)
+    left = (
+        (pivots.real if pivots.dtype.kind == "f" else abs(pivots))
+        if (pattern.spd)
+        else abs(pivots)
+    )
     before = reference[order][inner]
     ratio = left / np.where(before == 0, 1.0, before)
     status = Status.converged

@@ -70,6 +70,12 @@ def point_evaluation(V: FunctionSpace, points, *, tol: float = 1e-8) -> PointEva
             f"`point_evaluation(V, points)` must get shape (m, {V.mesh.dim}).\n"
             f"Got {points.shape}.\nPass one row for each point."
         )
+    if not np.isfinite(points).all():
+        i = np.flatnonzero(~np.isfinite(points).all(axis=1))[0]
+        raise ValueError(
+            "`point_evaluation(V, points)` must get finite points.\n"
+            f"Got {points[i].tolist()} as point {i}.\nLook at what wrote them."
+        )
     cells, reference = _locate(V, points, tol)
     return PointEvaluation(
         on_device(V.cells[cells]),
@@ -96,7 +102,7 @@ def _locate(V: FunctionSpace, points, tol: float):
     _, outside = place(near, points[:, None])
     best = outside.argmin(axis=1)
     cells = near[np.arange(len(points)), best]
-    for i in np.flatnonzero(outside.min(axis=1) > 0):  # look at every cell
+    for i in np.flatnonzero(outside.min(axis=1) > tol):  # look at every cell
         cells[i] = place(np.arange(len(corners)), points[i])[1].argmin()
     reference, outside = place(cells, points)
     bad = np.flatnonzero(~(outside <= tol))

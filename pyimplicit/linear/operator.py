@@ -84,9 +84,7 @@ class SparseDirect(lx.AbstractLinearSolver[SparseOperator]):
             state.transposed,
             throw=False,
         )
-        result = lx.RESULTS.where(
-            status == 0, lx.RESULTS.successful, lx.RESULTS.singular
-        )
+        result = lx.RESULTS.where(status == 0, lx.RESULTS.successful, lx.RESULTS.singular)
         return x, result, {"status": status, "residual": residual}
 
     def transpose(self, state: SparseOperator, options: dict[str, Any]):
@@ -132,9 +130,7 @@ for _predicate in (
 
 @lx.conj.register(SparseOperator)
 def _(operator):
-    return SparseOperator(
-        operator.pattern, jnp.conj(operator.values), operator.transposed
-    )
+    return SparseOperator(operator.pattern, jnp.conj(operator.values), operator.transposed)
 
 
 @lx.linearise.register(SparseOperator)

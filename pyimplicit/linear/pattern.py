@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from .. import engine
 
@@ -157,7 +158,7 @@ def _check_structure(structure) -> Structure:
 
 
 def _check_indices(given, name: str, bound: int) -> np.ndarray:
-    if isinstance(given, jax.core.Tracer):
+    if isinstance(given, Tracer):
         raise TypeError(
             f"`SparsePattern({name}=...)` must be known before a function is traced.\n"
             "Got a traced array.\nBuild the pattern outside jit, grad and vmap."

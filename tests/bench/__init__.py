@@ -1,1 +1,1 @@
-"""Benchmarks: commands that print ratios, `python -m tests.bench.NAME`. Not run by pytest."""
+"""Benchmarks: commands that print ratios, `python -m tests.bench.NAME`."""

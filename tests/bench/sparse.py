@@ -13,10 +13,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyimplicit as pi
 from jax.experimental.sparse.linalg import spsolve
 from rich.console import Console
 from rich.table import Table
+
+import pyimplicit as pi
 
 from ..problems import laplacian
 
@@ -42,7 +43,7 @@ def compile_and_time(loss, values, repeats):
 
 
 def losses(A):
-    """The loss by this package, and by jax's spsolve."""
+    """The loss by this package, and by jax's spsolve; `A` in coordinate form."""
     pattern = pi.SparsePattern(A.row, A.col, A.shape, "spd")
     b = jnp.ones(A.shape[0])
     order = np.lexsort((A.col, A.row))
@@ -56,7 +57,13 @@ def losses(A):
 def solves(sides, repeats, with_spsolve, console):
     table = Table(title="value_and_grad of a sparse Poisson solve, seconds (warm)")
     for head in (
-        "unknowns", "bare CHOLMOD", "julia", "ratio", "host", "spsolve", "spsolve/julia",
+        "unknowns",
+        "bare CHOLMOD",
+        "julia",
+        "ratio",
+        "host",
+        "spsolve",
+        "spsolve/julia",
         "compile julia",
     ):
         table.add_column(head, justify="right")
@@ -79,14 +86,20 @@ def solves(sides, repeats, with_spsolve, console):
         if with_spsolve and side <= 300:
             _, other = compile_and_time(theirs, values, 1)
         table.add_row(
-            f"{A.shape[0]:,}", f"{bare:.4f}", f"{julia:.4f}", f"{julia / bare:.2f}",
-            f"{host:.4f}", f"{other:.3f}", f"{other / julia:.1f}", f"{compiled:.2f}",
+            f"{A.shape[0]:,}",
+            f"{bare:.4f}",
+            f"{julia:.4f}",
+            f"{julia / bare:.2f}",
+            f"{host:.4f}",
+            f"{other:.3f}",
+            f"{other / julia:.1f}",
+            f"{compiled:.2f}",
         )
     console.print(table)
 
 
 def bare_cholmod(A, repeats) -> float:
-    from juliacall import Main
+    from juliacall import Main  # pyright: ignore[reportAttributeAccessIssue]
 
     pi.julia.include(Path(__file__).with_name("bare_cholmod.jl"))
     seconds = Main.BareCholmod.seconds
@@ -111,7 +124,10 @@ def calls(console):
             fn(x).block_until_ready()
             row.append(1e6 * median_time(fn, [x] * 2000))
         table.add_row(
-            f"{size:,}", f"{row[0]:.1f}", f"{row[1]:.1f}", f"{row[1] - row[0]:.1f}",
+            f"{size:,}",
+            f"{row[0]:.1f}",
+            f"{row[1]:.1f}",
+            f"{row[1] - row[0]:.1f}",
             f"{row[2]:.1f}",
         )
     console.print(table)

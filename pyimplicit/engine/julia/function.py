@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -139,7 +140,7 @@ function_p.multiple_results = True
 @function_p.def_abstract_eval
 def _abstract(*avals, out, nbatch, **_):
     batch = batch_shape(avals, nbatch)
-    return [jax.core.ShapedArray(batch + shape, dtype) for shape, dtype in out]
+    return [ShapedArray(batch + shape, dtype) for shape, dtype in out]
 
 
 def _jvp(primals, tangents, *, op, out, nbatch, nlinear):

@@ -42,7 +42,10 @@ def setup_julia(executable: str | None = None, project: str | None = None) -> in
         )
     if executable is None or project is None:
         executable, project = _resolve()
-    executable, project = str(Path(executable).absolute()), str(Path(project).absolute())
+    executable, project = (
+        str(Path(executable).absolute()),
+        str(Path(project).absolute()),
+    )
     if not Path(executable).is_file():
         raise ValueError(
             f"`--executable` must be a Julia program.\nGot {executable}.\n"
