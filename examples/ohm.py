@@ -228,8 +228,7 @@ def _check(lines, line, abmn, current, voltage, count) -> None:
         if abmn[p] == abmn[q]:
             raise lines.error(
                 line,
-                f"electrodes {'abmn'[p]} and {'abmn'[q]} must differ; both are "
-                f"{abmn[p]:g}",
+                f"electrodes {'abmn'[p]} and {'abmn'[q]} must differ; both are {abmn[p]:g}",
             )
     for name, number in (("current", current), ("voltage", voltage)):
         if not np.isfinite(number):

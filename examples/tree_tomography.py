@@ -91,7 +91,7 @@ class Section:
         return self.survey.current * (u[m, a] - u[m, b] - u[n, a] + u[n, b])
 
 
-def wavenumbers(electrodes):
+def wavenumbers(electrodes) -> tuple[jax.Array, jax.Array]:
     """k [1/m] and weights w such that Σ w ũ(k) is the integral 1/π ∫ ũ dk: Gauss-Legendre
     up to k₀ = 1/(2 r), Gauss-Laguerre above, for the smallest spacing r."""
     gap = np.linalg.norm(electrodes - np.roll(electrodes, 1, axis=0), axis=1)
@@ -108,7 +108,7 @@ def main(
     data: str | os.PathLike | None = None,
     out: str | os.PathLike | None = None,
     *,
-    engine: str = "auto",
+    engine: pi.engine.Engine = "auto",
     cells: int = 2500,
     relative_error: float = 0.03,
     absolute_error: float = 50e-6,
@@ -153,37 +153,40 @@ def main(
         )
         sigma = np.exp(np.asarray(result.m))
         volts = np.asarray(section.readings(sigma))
+        off, known = volts - survey.voltage, survey.voltage != 0
+        later = [row.seconds for row in result.history[2:]]
+        hollow, nodes = find_hollow(section.mesh, sigma)
         summary = {
             "data": "synthetic" if data is None else str(data),
             "readings": len(volts),
             "electrodes": len(survey.electrodes),
-            "engine": pi.engine.current(),
+            "engine": pi.engine.running(),
             "model": "plane" if plane else "trunk",
             "cells": section.mesh.n_cells,
             "nodes": section.mesh.n_points,
             "converged": result.converged,
             "message": result.message,
             "chi2": result.chi2,
-            "rms_percent": 100 * float(np.sqrt(np.mean((volts / survey.voltage - 1) ** 2))),
+            "rms_percent": 100
+            * float(np.sqrt(np.mean((off / survey.voltage)[known] ** 2))),
             "steps": result.steps,
             "chi2_of_steps": [row.chi2 for row in result.history],
             "factorisations": sum(row.factorisations for row in result.history),
             "seconds_first_step": sum(row.seconds for row in result.history[:2]),
-            "seconds_per_step": float(
-                np.mean([row.seconds for row in result.history[2:]] or [np.nan])
-            ),
+            "seconds_per_step": float(np.mean(later)) if later else None,
             "seconds": time.perf_counter() - began,
             "start_S_per_m": start,
             "conductivity_S_per_m": [float(sigma.min()), float(sigma.max())],
-            "hollow": find_hollow(section.mesh, sigma),
+            "hollow": hollow,
         }
         if truth is not None:
             summary["truth"] = compare(summary["hollow"], truth)
         if check:
             report = taylor_test(lambda m: 0.5 * jnp.sum(residual(m) ** 2), m0)
-            summary["taylor_rates"] = list(report.rates)
+            finite = [rate if np.isfinite(rate) else None for rate in report.rates]
+            summary["taylor_rates"] = finite
     if folder is not None:
-        summary["files"] = write(folder, section, sigma, result, summary, truth)
+        summary["files"] = write(folder, section, sigma, nodes, result, summary, truth)
     return summary
 
 
@@ -203,9 +206,9 @@ def homogeneous(section: Section, data=None) -> float:
     return float(np.exp(np.log(apparent[good]).mean()))
 
 
-def find_hollow(mesh, sigma) -> dict | None:
+def find_hollow(mesh, sigma) -> tuple[dict | None, np.ndarray]:
     """The largest connected part of low conductivity: centre [m], area [m²], equivalent
-    diameter [m], and the contrast of the sound wood to it; None if there is none.
+    diameter [m], and the contrast of the sound wood to it; and its nodes. None without.
 
     Low is what lies below the half-way line, in log σ, between the sound wood (the 75th
     percentile by area) and the least conducting part (the 2nd).
@@ -218,24 +221,25 @@ def find_hollow(mesh, sigma) -> dict | None:
     level = (least + sound) / 2
     low = np.flatnonzero(logs < level)
     if sound - least < np.log(3) or not low.size:
-        return None
-    nodes = triangles[low]
-    rows, ones = np.repeat(np.arange(len(low)), 3), np.ones(nodes.size)
-    touch = coo_array((ones, (rows, nodes.ravel())), (len(low), mesh.n_points)).tocsr()
+        return None, np.zeros(0, int)
+    corners = triangles[low]
+    rows, ones = np.repeat(np.arange(len(low)), 3), np.ones(corners.size)
+    touch = coo_array((ones, (rows, corners.ravel())), (len(low), mesh.n_points)).tocsr()
     _, part = connected_components(touch @ touch.T, directed=False)
-    largest = np.bincount(part, weights=area[low]).argmax()
-    inside = low[part == largest]
+    inside = low[part == np.bincount(part, weights=area[low]).argmax()]
     total = area[inside].sum()
     x, y = area[inside] @ mesh.points[triangles[inside]].mean(axis=1) / total
-    return {
+    contrast = np.exp(sound - np.average(logs[inside], weights=area[inside]))
+    finding = {
         "x_m": float(x),
         "y_m": float(y),
         "area_m2": float(total),
         "diameter_m": float(np.sqrt(4 * total / np.pi)),
         "share_of_section": float(total / area.sum()),
-        "contrast": float(np.exp(sound - np.average(logs[inside], weights=area[inside]))),
+        "contrast": float(contrast),
         "threshold_S_per_m": float(np.exp(level)),
     }
+    return finding, np.unique(triangles[inside])
 
 
 def measure(truth: Circle, errors, cells: int, plane: bool, random) -> ohm.Survey:
@@ -267,50 +271,56 @@ def compare(hollow: dict | None, truth: Circle) -> dict:
     return known | {"centre_error_m": off, "area_ratio": ratio}
 
 
-def write(folder, section: Section, sigma, result, summary: dict, truth) -> dict:
-    """Writes `conductivity.vtu`, `section.png` and `summary.json`, each whole: they are
-    made in a hidden folder beside and moved when all are there."""
+def write(folder, section: Section, sigma, nodes, result, summary, truth) -> dict:
+    """Writes `conductivity.vtu`, `section.png` (with matplotlib) and `summary.json`; they
+    are made in a hidden folder and moved when all are there. Returns their places."""
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as part:
-            parts = Path(part)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as made_in:
+            parts = Path(made_in)
             fem.write(parts / "conductivity.vtu", section.V, conductivity=sigma)
-            draw(parts / "section.png", section, sigma, result, summary, truth)
-            files = {f.stem: str(folder / f.name) for f in sorted(parts.iterdir())}
-            files["summary"] = str(folder / "summary.json")
-            text = json.dumps(summary | {"files": files}, indent=2)
+            try:
+                draw(parts / "section.png", section, sigma, nodes, result, summary, truth)
+            except ImportError:
+                Console(stderr=True).print("No picture: pip install 'pyimplicit[plot]'")
+            names = [*sorted(f.name for f in parts.iterdir()), "summary.json"]
+            files = {name: str(folder / name) for name in names}
+            text = json.dumps(summary | {"files": files}, indent=2, allow_nan=False)
             (parts / "summary.json").write_text(text + "\n")
-            for file in parts.iterdir():
-                os.replace(file, folder / file.name)
+            for name in names:
+                os.replace(parts / name, folder / name)
     except BaseException:
-        if new:
+        if new and not any(folder.iterdir()):
             folder.rmdir()
         raise
     return files
 
 
-def draw(path: Path, section: Section, sigma, result, summary: dict, truth) -> None:
+def draw(path: Path, section: Section, sigma, nodes, result, summary, truth) -> None:
     """The section with its hollow, and the way to it."""
     made, (left, right) = plot.figure(11, 5.2, 2, width_ratios=[1.45, 1])
     plot.field(left, section.mesh, sigma, label="conductivity σ [S/m]", log=True)
-    span = np.ptp(section.mesh.points, axis=0).max()
-    corners = section.survey.electrodes
+    corners, hollow = section.survey.electrodes, summary["hollow"]
     left.fill(*corners.T, fill=False, edgecolor="black", linewidth=1)
-    plot.numbered_points(left, corners, offset=0.045 * span)
-    hollow = summary["hollow"]
+    plot.numbered_points(left, corners, offset=0.045 * np.ptp(corners, axis=0).max())
     title = "no hollow found"
     if hollow:
-        plot.outline(left, section.mesh, sigma, hollow["threshold_S_per_m"])
-        left.plot(hollow["x_m"], hollow["y_m"], "+", color="white", markersize=10)
-        title = (
-            f"hollow at ({hollow['x_m']:+.3f}, {hollow['y_m']:+.3f}) m, "
-            f"{100 * hollow['share_of_section']:.0f} % of the section"
-        )
+        # Outline this part alone: hide what is low elsewhere.
+        near = section.triangles[np.isin(section.triangles, nodes).any(axis=1)]
+        shown = np.full(sigma.shape, sigma.max())
+        shown[near] = sigma[near]
+        plot.outline(left, section.mesh, shown, hollow["threshold_S_per_m"])
+        place = hollow["x_m"], hollow["y_m"]
+        left.plot(*place, "w+", markersize=10)
+        title = "hollow at ({:+.3f}, {:+.3f}) m".format(*place)
+        title += f", {100 * hollow['share_of_section']:.0f} % of the section"
     if truth:
         turn = np.linspace(0, 2 * np.pi, 100)
         circle = np.stack([np.cos(turn), np.sin(turn)]) * truth.radius
-        left.plot(truth.x + circle[0], truth.y + circle[1], "--", color="tab:red")
+        style = {"color": "tab:red", "label": "true hollow"}
+        left.plot(truth.x + circle[0], truth.y + circle[1], "--", **style)
+        left.legend(loc="lower left", fontsize=9, framealpha=0.9)
     left.set(title=title, xlabel="x [m]", ylabel="y [m]")
     plot.convergence(right, result, target=1.0)
     right.set_title(f"χ² = {result.chi2:.2f}, rms misfit {summary['rms_percent']:.1f} %")
@@ -345,7 +355,9 @@ def _check_folder(out) -> Path:
         with tempfile.TemporaryFile(dir=there):
             return folder
     except OSError as err:
-        raise PermissionError(f"--out must be a folder to write in; {there}: {err}") from err
+        raise PermissionError(
+            f"--out must be a folder to write in; {there}: {err}"
+        ) from err
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -371,35 +383,25 @@ def run(argv: list[str] | None = None) -> int:
 
 def _table(summary: dict) -> Table:
     table = Table(title="Tree tomography", show_header=False)
-    table.add_row("data", f"{summary['data']}, {summary['readings']} readings")
-    table.add_row("mesh", f"{summary['cells']} cells, {summary['nodes']} nodes")
-    table.add_row("fit", summary["message"])
-    table.add_row("chi2", f"{summary['chi2']:.3f} after {summary['steps']} steps")
-    table.add_row("rms misfit", f"{summary['rms_percent']:.2f} %")
-    table.add_row(
-        "time",
-        f"{summary['seconds']:.1f} s, {summary['seconds_per_step']:.2f} s a step, engine "
-        f"{summary['engine']}, {summary['factorisations']} factorisations",
-    )
+    table.add_row("data", "{data}, {readings} readings".format(**summary))
+    table.add_row("mesh", "{cells} cells, {nodes} nodes".format(**summary))
+    table.add_row("fit", "{message}, after {steps} steps".format(**summary))
+    table.add_row("rms misfit", "{rms_percent:.2f} %".format(**summary))
+    time = "{seconds:.1f} s, engine {engine}, {factorisations} factorisations"
+    table.add_row("time", time.format(**summary))
+    if summary["seconds_per_step"]:
+        table.add_row("", "{seconds_per_step:.2f} s a step once compiled".format(**summary))
+    found = "centre ({x_m:+.3f}, {y_m:+.3f}) m, diameter {diameter_m:.3f} m, "
+    found += "{share_of_section:.0%} of the section, conducts {contrast:.0f} times less"
     hollow = summary["hollow"]
-    if hollow:
-        table.add_row(
-            "hollow",
-            f"centre ({hollow['x_m']:+.3f}, {hollow['y_m']:+.3f}) m, diameter "
-            f"{hollow['diameter_m']:.3f} m, {100 * hollow['share_of_section']:.0f} % of "
-            f"the section, conducts {hollow['contrast']:.0f} times less",
-        )
-    else:
-        table.add_row("hollow", "none found")
+    table.add_row("hollow", found.format(**hollow) if hollow else "none found")
     if "centre_error_m" in summary.get("truth", {}):
-        truth = summary["truth"]
-        table.add_row(
-            "truth",
-            f"centre found to {1000 * truth['centre_error_m']:.0f} mm, area "
-            f"{truth['area_ratio']:.2f} times the true one",
-        )
+        known = "centre within {centre_error_m:.3f} m of the truth, {area_ratio:.2f} times "
+        table.add_row("", known.format(**summary["truth"]) + "its area")
     if "taylor_rates" in summary:
-        rates = ", ".join(f"{rate:.2f}" for rate in summary["taylor_rates"])
+        rates = ", ".join(
+            "exact" if r is None else f"{r:.2f}" for r in summary["taylor_rates"]
+        )
         table.add_row("Taylor rates", f"{rates} (should be 1, 2, 3)")
     for file in summary.get("files", {}).values():
         table.add_row("wrote", file)

@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 
-# A remainder counts if it is this many times the noise of the function's values.
-CLEAR_OF_NOISE = 30.0
+# A remainder counts if it is this many times the noise of the function's values; if
+# there are not two such, the second number decides (single precision).
+CLEAR_OF_NOISE = (100.0, 10.0)
 # Sizes of the step, largest first, in units of `step`.
-HALVINGS = 2.0 ** -np.arange(-3, 7)
-# A rate is fitted to this many of the smallest remainders that count.
-FITTED = 4
+HALVINGS = 2.0 ** -np.arange(-3, 14)
+# A rate is taken from this many of the smallest remainders that count.
+SMALLEST = 4
 
 ORDERS = ("value", "gradient", "Hessian")
 
@@ -88,7 +89,7 @@ def taylor_test(
     - `direction`: h, shaped like `x`; drawn at random, as large as each array, if not
       given.
     - `order`: 1 leaves out the Hessian, for functions without second derivatives.
-    - `step`: ε runs through `step` · 8, 4, …, 2⁻⁶.
+    - `step`: ε runs through `step` · 8, 4, …, 2⁻¹³.
     - `seed`: of the random direction.
 
     **Returns:** a `TaylorReport`; print it to see the table. Remainders near the noise
@@ -105,12 +106,12 @@ def taylor_test(
         doi:10.1137/120873558 (the test). Moré, Wild, *Estimating computational noise*,
         SIAM J. Sci. Comput. 33 (2011). doi:10.1137/100786125 (the noise)
     """
-    varied, fixed = eqx.partition(jax.tree.map(jnp.asarray, x), eqx.is_inexact_array)
+    varied, fixed = eqx.partition(_arrays(x), eqx.is_inexact_array)
     x0, unravel = ravel_pytree(varied)
     if not jnp.issubdtype(x0.dtype, jnp.floating) or x0.size == 0:
         raise TypeError(
             "`taylor_test(fn, x)` needs floating-point arrays in `x`.\n"
-            f"Got {jax.tree.map(lambda a: (a.shape, str(a.dtype)), x)}.\n"
+            f"Got {jax.tree.map(_kind, x)}.\n"
             "Convert integers with jnp.asarray(x, float); split complex numbers."
         )
     flat = lambda v: fn(eqx.combine(unravel(v), fixed))
@@ -148,6 +149,16 @@ def taylor_test(
     return TaylorReport(rates, steps, remainders, noise)
 
 
+def _arrays(x):
+    """Python's floats and NumPy's arrays as JAX arrays; other leaves as they are."""
+    floating = eqx.is_inexact_array_like
+    return jax.tree.map(lambda a: jnp.asarray(a) if floating(a) else a, x)
+
+
+def _kind(leaf) -> str:
+    return f"{leaf.dtype}{leaf.shape}" if hasattr(leaf, "shape") else type(leaf).__name__
+
+
 def _direction(varied, seed: int):
     """Normal numbers, scaled to the root mean square of each array (1 if it is 0)."""
     leaves, structure = jax.tree.flatten(varied)
@@ -162,7 +173,7 @@ def _direction(varied, seed: int):
 
 
 def _same(direction, varied):
-    given = eqx.filter(jax.tree.map(jnp.asarray, direction), eqx.is_inexact_array)
+    given = eqx.filter(_arrays(direction), eqx.is_inexact_array)
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (given, varied)]
     if shapes[0] != shapes[1]:
         raise ValueError(
@@ -180,12 +191,14 @@ def _noise(number: Callable[[float], float], eps: float) -> float:
 
 
 def _rate(steps, remainders, noise) -> float:
-    """The slope of log remainder over log step, of those clear of the noise."""
-    use = np.isfinite(remainders) & (remainders > CLEAR_OF_NOISE * noise)
+    """The slope of log remainder over log step, of the smallest clear of the noise. The
+    least slope counts: where a small error of the derivative takes over, the remainder
+    changes sign, and a fit across that place would see any slope at all."""
     if not np.isfinite(remainders).any():
         return math.nan
-    if use.sum() < 2:
-        # Nothing to fit: exact to round-off, unless the function itself is noise.
-        return math.inf
-    x, y = np.log2(steps[use])[-FITTED:], np.log2(remainders[use])[-FITTED:]
-    return float(np.polyfit(x, y, 1)[0])
+    for factor in CLEAR_OF_NOISE:
+        use = np.isfinite(remainders) & (remainders > factor * noise)
+        if use.sum() > 1:
+            x, y = np.log2(steps[use]), np.log2(remainders[use])
+            return float(np.min((np.diff(y) / np.diff(x))[1 - SMALLEST :]))
+    return math.inf  # nothing to fit: exact to round-off

@@ -110,7 +110,8 @@ def _triangulation(mesh):
             "`pi.plot` draws meshes of triangles in the plane.\n"
             f"Got {mesh!r}.\nWrite other meshes with pi.fem.write and use ParaView."
         )
-    return Triangulation(*mesh.points.T, np.asarray(mesh.cells["triangle"]))
+    x, y = mesh.points.T
+    return Triangulation(x, y, np.asarray(mesh.cells["triangle"]))
 
 
 def _need_matplotlib() -> None:

@@ -38,9 +38,7 @@ class CellType:
 
 
 _LINE = CellType("line", 1, 2, 2, ((0,), (1,)), ((0, 1),), (1, 0))
-_TRIANGLE = CellType(
-    "triangle", 2, 3, 3, ((0, 1), (1, 2), (0, 2)), ((0, 1, 2),), (0, 2, 1)
-)
+_TRIANGLE = CellType("triangle", 2, 3, 3, ((0, 1), (1, 2), (0, 2)), ((0, 1, 2),), (0, 2, 1))
 _QUAD = CellType(
     "quad",
     2,

@@ -6,9 +6,7 @@ from .cells import CELL_TYPES, row_keys
 
 
 def _rule(argument: str, rule: str, got: str, remedy: str) -> ValueError:
-    return ValueError(
-        f"`Mesh.from_arrays({argument}=...)` {rule}.\nGot {got}.\n{remedy}"
-    )
+    return ValueError(f"`Mesh.from_arrays({argument}=...)` {rule}.\nGot {got}.\n{remedy}")
 
 
 def check_points(points) -> np.ndarray:

@@ -73,9 +73,7 @@ class Dirichlet:
         if c == 1:
             return [value]
         if callable(value):
-            return [
-                lambda x, i=i: jnp.broadcast_to(value(x), (c,))[i] for i in range(c)
-            ]
+            return [lambda x, i=i: jnp.broadcast_to(value(x), (c,))[i] for i in range(c)]
         if np.ndim(value) == 0:
             return [value] * c
         if np.shape(value)[-1] != c:

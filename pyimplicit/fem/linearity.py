@@ -10,9 +10,7 @@ from .forms import Context, Field
 from .space import FunctionSpace
 
 
-def check_form(
-    V: FunctionSpace, form, coefficients: dict[str, Evaluated], dtype
-) -> bool:
+def check_form(V: FunctionSpace, form, coefficients: dict[str, Evaluated], dtype) -> bool:
     """Refuses a form that reads other coefficients than those given, whose integrand is
     no number, or that is not affine in u or not linear in v.
 

@@ -138,13 +138,9 @@ class Mesh:
     def volumes(self) -> np.ndarray:
         """Length, area or volume of each cell, `(n_cells,)`; of a cell that is no
         straight simplex, the value of its corner rule."""
-        det = [
-            CELL_TYPES[n].determinants(self.points, c) for n, c in self.cells.items()
-        ]
+        det = [CELL_TYPES[n].determinants(self.points, c) for n, c in self.cells.items()]
         scale = [_SCALE[n.rstrip("0123456789")] for n in self.cells]
-        return np.concatenate(
-            [s * d.mean(axis=1) for s, d in zip(scale, det, strict=True)]
-        )
+        return np.concatenate([s * d.mean(axis=1) for s, d in zip(scale, det, strict=True)])
 
     def boundary_nodes(self, name: str) -> np.ndarray:
         """Sorted numbers of the nodes of a named boundary.

@@ -45,9 +45,7 @@ class PointEvaluation(eqx.Module):
 
     @property
     def T(self) -> "PointEvaluation":
-        return PointEvaluation(
-            self.dofs, self.weights, self.n_dofs, not self.transposed
-        )
+        return PointEvaluation(self.dofs, self.weights, self.n_dofs, not self.transposed)
 
     def transpose(self, values) -> jax.Array:
         """`E.T(values)`."""

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from .cells import row_keys
-
 
 def chunks(n: int, width: int, entries: int = 2**20):
     """Slices of range(n) such that a slice times `width` stays below `entries`."""
@@ -51,9 +49,7 @@ def lattice(corners, wanted, size: float) -> np.ndarray:
     nx, ny = (np.ceil((high - low) / (size, rise)) + 2).astype(int)
     # Integer coordinates (i, j) of the point i (1, 0) + j (1/2, √3/2), in units that
     # halve with each level, so that common corners are recognised.
-    i, j = np.meshgrid(
-        np.arange(-ny // 2 - 1, nx + 1), np.arange(-1, ny), indexing="ij"
-    )
+    i, j = np.meshgrid(np.arange(-ny // 2 - 1, nx + 1), np.arange(-1, ny), indexing="ij")
     ij = np.stack([i.ravel(), j.ravel()], axis=1)
     e1, e2 = np.array([1, 0]), np.array([0, 1])
     triangles = np.concatenate(
@@ -80,45 +76,6 @@ def lattice(corners, wanted, size: float) -> np.ndarray:
     grid = np.round((points - low) / h * 8).astype(np.int64)  # h: below the finest
     _, once = np.unique(grid, axis=0, return_index=True)
     return points[np.sort(once)]
-
-
-def delaunay(points, corners, side) -> np.ndarray:
-    """Delaunay triangles inside the polygon, without those flat on one of its edges."""
-    from scipy.spatial import Delaunay
-
-    cells = Delaunay(points).simplices.astype(np.int64)
-    n, (of_node, _) = len(corners), side
-    edges = np.full((len(points), 2), -1)  # the polygon edges that a node lies on
-    edges[:n] = np.stack([np.arange(n) - 1, np.arange(n)], axis=1) % n
-    on = np.flatnonzero(of_node >= 0)
-    edges[on, 0] = of_node[on]
-    a, b, c = (edges[k] for k in cells.T)
-    of = lambda e, f: ((e[:, None] == f).any(axis=1)) & (e >= 0)
-    flat = np.zeros(len(cells), bool)
-    for e in a.T:
-        flat |= of(e, b) & of(e, c)
-    cells = cells[~flat]
-    return cells[inside(points[cells].mean(axis=1), corners)]
-
-
-def relax(points, cells, start: int) -> np.ndarray:
-    """The points from `start` on, each moved to the mean of its neighbours."""
-    pairs = cells[:, [[0, 1], [1, 2], [2, 0], [1, 0], [2, 1], [0, 2]]].reshape(-1, 2)
-    total = np.zeros_like(points)
-    np.add.at(total, pairs[:, 0], points[pairs[:, 1]])
-    count = np.bincount(pairs[:, 0], minlength=len(points))
-    moved = total[start:] / np.maximum(count[start:, None], 1)
-    return np.where(count[start:, None] > 0, moved, points[start:])
-
-
-def missing(segments, cells, n_points: int) -> np.ndarray:
-    """Numbers of the segments that are no edge of exactly one triangle."""
-    edges = cells[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
-    keys = row_keys(np.concatenate([segments, edges]), n_points)
-    there, count = np.unique(keys[len(segments) :], return_counts=True)
-    at = np.searchsorted(there, keys[: len(segments)]).clip(max=len(there) - 1)
-    once = (there[at] == keys[: len(segments)]) & (count[at] == 1)
-    return np.flatnonzero(~once)
 
 
 def check_polygon(corners) -> np.ndarray:

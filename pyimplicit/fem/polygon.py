@@ -11,10 +11,11 @@ import numpy as np
 
 from . import planar
 from .mesh import Mesh
+from .triangulation import constrain, delaunay, interior, missing, relax
 
 
 _RELAXATIONS = 12
-_REPAIRS = 40
+_REPAIRS = 5
 
 
 def polygon(corners, size, points_per_edge, refine, refine_size, growth) -> Mesh:
@@ -66,9 +67,7 @@ def polygon(corners, size, points_per_edge, refine, refine_size, growth) -> Mesh
     inner = planar.lattice(corners, wanted, size)
     inner = inner[_clear(inner, corners, refine, wanted)]
     points, cells, boundary = _triangulate(corners, refine, edges, inner)
-    return Mesh.from_arrays(
-        points, {"triangle": cells}, boundaries={"boundary": boundary}
-    )
+    return Mesh.from_arrays(points, {"triangle": cells}, boundaries={"boundary": boundary})
 
 
 class _Size:
@@ -121,54 +120,64 @@ def _clear(x, corners, refine, wanted):
 
 def _triangulate(corners, refine, edges, inner):
     """Points (corners, refined, on edges, inner), triangles and boundary edges."""
-    fixed = np.concatenate([corners, refine])
-    for repair in range(_REPAIRS):
-        on_edges = [edge[1:-1] for edge in edges]
-        start = len(fixed) + sum(map(len, on_edges))
-        points = np.concatenate([fixed, *on_edges, inner])
-        segments, side = _segments(len(corners), len(fixed), on_edges)
-        cells = planar.delaunay(points, corners, side)
-        for _ in range(_RELAXATIONS if repair == 0 else 0):
-            points[start:] = planar.relax(points, cells, start)
-            cells = planar.delaunay(points, corners, side)
-        missing = planar.missing(segments, cells, len(points))
-        unused = np.setdiff1d(np.arange(len(points)), cells)
-        if not missing.size and not unused.size:
-            return points, cells, segments
-        # Make room around the edges that Delaunay left out: drop inner points, and
-        # where there are none halve the edges.
-        inner = points[start:]
-        ends = points[segments[missing]]
-        centre, radius = (
-            ends.mean(axis=1),
-            np.linalg.norm(ends[:, 1] - ends[:, 0], axis=1),
+    outer = [corners, refine, *(edge[1:-1] for edge in edges)]
+    start = sum(map(len, outer))
+    segments, of_node = _segments(len(corners), len(refine), edges)
+
+    def mesh(constrained: bool):
+        points = np.concatenate([*outer, inner])
+        cells = delaunay(points)
+        if constrained:
+            cells = constrain(points, cells, segments[missing(segments, cells)])
+        of_points = np.pad(of_node, ((0, len(inner)), (0, 0)), constant_values=-1)
+        return points, interior(points, cells, corners, of_points)
+
+    for _ in range(_RELAXATIONS):
+        inner = relax(*mesh(False), start)
+    for _ in range(_REPAIRS):
+        # Drop points that went astray, and those too near to edges that Delaunay's
+        # triangulation leaves out; what is still left out is forced in.
+        points, cells = mesh(False)
+        ends = points[segments[missing(segments, cells)]]
+        middle = ends.mean(axis=1)
+        reach = np.linalg.norm(ends[:, 1] - middle, axis=1) * 1.0001
+        bad = ~np.isin(np.arange(start, len(points)), cells)
+        for part in planar.chunks(len(inner), len(ends)):
+            away = np.linalg.norm(inner[part, None] - middle, axis=2)
+            bad[part] |= (away < reach).any(axis=1)
+        if not bad.any():
+            break
+        inner = inner[~bad]
+    points, cells = mesh(True)
+    area, wanted = _area(points, cells), abs(planar.area(corners))
+    if missing(segments, cells).size or abs(area - wanted) > 1e-12 * wanted:
+        raise ValueError(
+            "`Mesh.polygon(corners)` must not be narrow beyond rounding.\n"
+            "Got a polygon with edges that no triangulation found holds.\n"
+            "Widen its narrowest part, or mesh it with gmsh and use `Mesh.read`."
         )
-        near = np.linalg.norm(inner[:, None] - centre, axis=2) < 0.5001 * radius
-        keep = ~near.any(axis=1) & ~np.isin(np.arange(start, len(points)), unused)
-        inner = inner[keep]
-        for e in side[1][missing[~near.any(axis=0)]]:
-            middle = (edges[e][1:] + edges[e][:-1]) / 2
-            edges[e] = np.insert(edges[e], np.arange(1, len(edges[e])), middle, axis=0)
-    raise ValueError(
-        "`Mesh.polygon` must find a triangulation that holds the polygon's edges.\n"
-        f"Got none in {_REPAIRS} repairs.\n"
-        "Widen parts that are narrow beyond rounding, or mesh with gmsh and "
-        "`Mesh.read`."
-    )
+    return points, cells, segments
 
 
-def _segments(n_corners, start, on_edges):
-    """The boundary edges by node, `(n, 2)`, and which polygon edge: of each node on the
-    inside of one (else -1), and of each boundary edge."""
-    number = start + np.cumsum([0, *map(len, on_edges)])
-    segments, of_node, of_segment = [], np.full(number[-1], -1), []
-    for e, points in enumerate(on_edges):
-        own = np.arange(number[e], number[e] + len(points))
-        chain = np.array([e, *own, (e + 1) % n_corners])
+def _area(points, cells) -> float:
+    a, b, c = points[cells].swapaxes(0, 1)
+    return planar.cross(b - a, c - a).sum() / 2
+
+
+def _segments(n: int, n_refine: int, edges):
+    """The boundary edges by node, `(n_segments, 2)`, and for each node on the boundary or
+    refined which polygon edges it lies on, `(n_nodes, 2)`, else -1."""
+    sizes = [len(edge) - 2 for edge in edges]
+    number = n + n_refine + np.cumsum([0, *sizes])
+    of_node = np.full((number[-1], 2), -1)
+    of_node[:n] = np.stack([np.arange(n) - 1, np.arange(n)], axis=1) % n
+    segments = []
+    for e in range(n):
+        own = np.arange(number[e], number[e + 1])
+        chain = np.array([e, *own, (e + 1) % n])
         segments.append(np.stack([chain[:-1], chain[1:]], axis=1))
-        of_node[own] = e
-        of_segment += [e] * (len(chain) - 1)
-    return np.concatenate(segments), (of_node, np.array(of_segment))
+        of_node[own, 0] = e
+    return np.concatenate(segments), of_node
 
 
 def _positive(name: str, value) -> float:

@@ -34,9 +34,7 @@ def simplex(dim: int, degree: int) -> tuple[np.ndarray, np.ndarray]:
         root = math.sqrt(38 - 44 * math.sqrt(2 / 5))
         share = math.sqrt(213125 - 53320 * math.sqrt(10))
         parts = [(s * root, 620 + s * share) for s in (1, -1)]
-        points = np.concatenate(
-            [_orbit(2, (8 - math.sqrt(10) + r) / 18) for r, _ in parts]
-        )
+        points = np.concatenate([_orbit(2, (8 - math.sqrt(10) + r) / 18) for r, _ in parts])
         weights = np.repeat([w / 3720 for _, w in parts], 3)
     weights = weights / weights.sum() / math.factorial(dim)
     points.flags.writeable = weights.flags.writeable = False

@@ -146,9 +146,7 @@ def _flat(points, dim: int) -> np.ndarray:
     points = np.asarray(points, np.float64)
     extent = np.ptp(points, axis=0) if len(points) else np.zeros(points.shape[1])
     constant = [
-        axis
-        for axis in range(dim, points.shape[1])
-        if extent[axis] <= 1e-12 * extent.max()
+        axis for axis in range(dim, points.shape[1]) if extent[axis] <= 1e-12 * extent.max()
     ]
     return np.delete(points, constant, axis=1)
 

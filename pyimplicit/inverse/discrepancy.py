@@ -21,36 +21,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .krylov import Bidiagonal, bidiagonal_start, bidiagonalise
-from .linesearch import NO_DECREASE, NOT_FINITE, armijo, at_precision
+from .krylov import Bidiagonal, bidiagonal_start, bidiagonalise, enlarge
+from .linesearch import armijo, round_off
 from .objective import Objective
-from .run import Run
+from .run import NOT_FINITE, Run
 
 
 # A fit ends with chi² in (1 - WINDOW, 1] times the target, if one more step or two
 # can bring it back there.
 WINDOW, CORRECTIONS = 0.1, 2
-# Inner iterations between two looks at the small problem.
-CHUNK = 8
+# Inner iterations between two looks at the small problem, and room for them at first.
+CHUNK, ROOM = 8, 48
 
 
-def descend(run: Run, x, cg_steps: int, forcing: float, shrink: float):
+def descend(
+    run: Run, x, target: float, cg_steps: int, forcing: float, shrink: float
+) -> tuple[jax.Array, bool, str]:
     """From x to the fitted x, whether it converged, and why it stopped."""
-    begin = jax.jit(functools.partial(_begin, run.objective, cg_steps + CHUNK))
+    begin = jax.jit(functools.partial(_begin, run.objective))
     extend = jax.jit(functools.partial(_extend, run.objective))
     misfit, prior = run.start(x)
     if done := run.outcome(misfit):
         return x, *done
-    eps = float(jnp.finfo(x.dtype).eps)
     size = run.objective.num_data or 1
     corrections = 0
     for _ in range(run.max_steps):
         chi2 = run.objective.chi2(misfit)
-        goal = size * max((1 - WINDOW / 2) * run.target, shrink * chi2)
+        goal = size * max((1 - WINDOW / 2) * target, shrink * chi2)
         here, basis = begin(x)
         if not np.isfinite(np.asarray(here.products)).all():
             return x, False, NOT_FINITE
         while True:
+            if int(basis.k) + CHUNK >= len(basis.alpha):
+                basis = enlarge(basis)
             basis = extend(x, basis)
             k = int(basis.k)
             small = _small_problem(basis, goal)
@@ -59,27 +62,41 @@ def descend(run: Run, x, cg_steps: int, forcing: float, shrink: float):
             if enough or k >= cg_steps or small.exhausted:
                 break
         beta = small.beta
-        s = basis.V[:, :k] @ jnp.asarray(small.y, x.dtype) - here.q
+        s = basis.V @ jnp.asarray(small.y, x.dtype) - here.q
         slope = float(jnp.vdot(here.misfit_gradient + beta * here.prior_gradient, s))
         phi = misfit + beta * prior
-        found = armijo(run.along(x, s, beta), phi, slope) if slope < 0 else None
+        value = _not_above(run.along(x, s, beta), max(misfit, target * size / 2))
+        found = armijo(value, phi, slope, run.eps) if slope < 0 else None
         if found is None:
             if run.reached(misfit):
                 break
-            still = at_precision(phi, slope, eps)
-            return x, False, _STALLED if still else NO_DECREASE
+            if round_off(phi, slope, run.eps):
+                return x, False, _STALLED
+            return x, *run.no_step(phi, slope)
         length, (x, misfit, prior) = found
         run.add(x, beta, misfit, prior, gradient=norm, cg=k, length=length)
         if run.reached(misfit):
-            near = run.objective.chi2(misfit) > (1 - WINDOW) * run.target
+            near = run.objective.chi2(misfit) > (1 - WINDOW) * target
             corrections += 1
             if near or corrections > CORRECTIONS:
                 break
         if run.stopped:
             break
-        if _stalled(run.history, run.target):
+        if _stalled(run.history, target):
             return x, False, _STALLED
-    return x, *(run.outcome(misfit) or (False, run.out_of_steps))
+    converged, message = run.outcome(misfit) or (False, run.out_of_steps)
+    return x, converged, message
+
+
+def _not_above(value, misfit: float):
+    """`value` that also refuses to raise the misfit above a bound: beta is another in
+    each step, so the objective's decrease alone does not lead to the target."""
+
+    def bounded(t: float):
+        phi, rest = value(t)
+        return (phi if rest[1] <= misfit else math.inf), rest
+
+    return bounded
 
 
 class _Here(NamedTuple):
@@ -92,7 +109,7 @@ class _Here(NamedTuple):
     products: jax.Array
 
 
-def _begin(objective: Objective, most: int, x) -> tuple[_Here, Bidiagonal]:
+def _begin(objective: Objective, x) -> tuple[_Here, Bidiagonal]:
     r, push = jax.linearize(objective.residual, x)
     pull = jax.linear_transpose(push, x)
     g, p = pull(r)[0], objective.prior_gradient(x)
@@ -100,7 +117,7 @@ def _begin(objective: Objective, most: int, x) -> tuple[_Here, Bidiagonal]:
     products = jnp.stack(
         [jnp.vdot(g, objective.covariance(x, g)), jnp.vdot(g, q), jnp.vdot(p, q)]
     )
-    return _Here(g, p, q, products), bidiagonal_start(push(q) - r, x.size, most)
+    return _Here(g, p, q, products), bidiagonal_start(push(q) - r, x.size, ROOM)
 
 
 def _extend(objective: Objective, x, basis: Bidiagonal) -> Bidiagonal:
@@ -111,8 +128,8 @@ def _extend(objective: Objective, x, basis: Bidiagonal) -> Bidiagonal:
 
 
 class _Small(NamedTuple):
-    """The projected problem at its beta: coordinates y, the norm of the residual of the
-    normal equations, whether the goal was reached, and whether the space is whole."""
+    """The projected problem at its beta: coordinates y in V, the norm of the residual of
+    the normal equations, whether the goal was reached, and whether the space is whole."""
 
     beta: float
     y: np.ndarray
@@ -141,6 +158,7 @@ def _small_problem(basis: Bidiagonal, goal: float) -> _Small:
     y = Qt.T @ (sigma / (sigma**2 + low) * c[:k])
     residual = alpha[k] * gamma[k] * abs(y[-1])
     exhausted = alpha[k] * gamma[k] <= 1e-14 * sigma[0] ** 2
+    y = np.pad(y, (0, len(alpha) - k))
     return _Small(low, y, residual, reached, exhausted)
 
 
@@ -157,5 +175,5 @@ def _stalled(history, target: float) -> bool:
 
 _STALLED = (
     "chi2 no longer falls although the prior is weakened: the errors are set too small, "
-    "or the model cannot explain the data (geometry, mesh, outliers)"
+    "or the model cannot explain the data (geometry, mesh, outliers, a wrong derivative)"
 )

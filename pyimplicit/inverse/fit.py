@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from .bounds import transform
@@ -18,14 +19,15 @@ from .run import Run
 
 
 METHODS = {"gauss-newton": GaussNewton, "lbfgs": LBFGS, "newton-cg": NewtonCG}
-Method = Literal["gauss-newton", "lbfgs", "newton-cg"] | GaussNewton | LBFGS | NewtonCG
+Name = Literal["gauss-newton", "lbfgs", "newton-cg"]
+Method = GaussNewton | LBFGS | NewtonCG
 
 
 def fit(
     misfit: Callable,
     m0: Any,
     *,
-    method: Method = "gauss-newton",
+    method: Name | Method = "gauss-newton",
     prior: Any = None,
     inner_product: Any = None,
     bounds: tuple[Any, Any] | None = None,
@@ -72,7 +74,8 @@ def fit(
     **Errors:** `ValueError`/`TypeError` on misfit arguments and on a misfit that is not
     finite at `m0`. A trial that is not finite, or whose solve fails, shortens the step.
     """
-    name, run_method = _method(method)
+    chosen = _method(method)
+    name = chosen.name
     m0 = _check_model(m0)
     num_data = check_misfit(misfit, m0)
     _check_numbers(name, num_data, target, beta, max_steps, rtol)
@@ -85,6 +88,7 @@ def fit(
     run = Run(
         objective,
         name,
+        eps=float(jnp.finfo(flat.dtype).eps),
         max_steps=max_steps,
         rtol=rtol,
         beta=beta,
@@ -93,10 +97,8 @@ def fit(
         progress=progress,
     )
     with run:
-        x, converged, message = run_method(run, change.inverse(flat))
-    result = FitResult(
-        objective.model(x), converged, message, tuple(run.history), name
-    )
+        x, converged, message = chosen(run, change.inverse(flat))
+    result = FitResult(objective.model(x), converged, message, tuple(run.history), name)
     if throw and not converged:
         raise FitError(
             f"`fit(method={name!r})` did not converge: {message}.\n"
@@ -107,11 +109,11 @@ def fit(
     return result
 
 
-def _method(method):
+def _method(method) -> Method:
     if isinstance(method, str) and method in METHODS:
-        return method, METHODS[method]()
-    if isinstance(method, tuple(METHODS.values())):
-        return method.name, method
+        return METHODS[method]()
+    if isinstance(method, GaussNewton | LBFGS | NewtonCG):
+        return method
     raise ValueError(
         f"`fit(method=...)` must be one of {', '.join(map(repr, METHODS))}, or an "
         f"instance of their classes.\nGot {method!r}.\n"
@@ -121,7 +123,7 @@ def _method(method):
 
 def _check_model(m0):
     leaves = jax.tree.leaves(m0)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
         raise TypeError(
             "`fit` drives compiled steps from Python and cannot be traced.\n"
             "Got a traced `m0`.\nCall it outside jit, grad and vmap."

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from . import discrepancy
 from .krylov import steihaug_cg
-from .linesearch import NO_DECREASE, NOT_FINITE, armijo, at_precision
+from .linesearch import armijo
 from .objective import Objective
-from .run import Run
+from .run import NOT_FINITE, SETTLED, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +41,14 @@ class GaussNewton:
     def __call__(self, run: Run, x) -> tuple[jax.Array, bool, str]:
         """From x to the fitted x, whether it converged, and why it stopped."""
         if run.target is not None and run.objective.prior is not None:
-            return discrepancy.descend(run, x, self.cg_steps, self.forcing, self.shrink)
+            return discrepancy.descend(
+                run, x, run.target, self.cg_steps, self.forcing, self.shrink
+            )
         step = jax.jit(functools.partial(_step, run.objective, self.cg_steps))
         misfit, prior = run.start(x)
         if done := run.outcome(misfit):
             return x, *done
-        beta, eps = run.beta, float(jnp.finfo(x.dtype).eps)
+        beta = run.beta
         first, rtol, stop = math.nan, self.forcing, 0.0
         for k in range(run.max_steps):
             slope, norm, s, cg = step(x, beta, rtol, stop)
@@ -58,11 +60,11 @@ class GaussNewton:
                 return x, True, f"the gradient fell to {norm:.3g} (from {first:.3g})"
             stop = run.rtol * first
             phi = misfit + beta * prior
-            found = armijo(run.along(x, s, beta), phi, slope)
+            if run.settled(phi, slope):
+                return x, True, SETTLED
+            found = armijo(run.along(x, s, beta), phi, slope, run.eps)
             if found is None:
-                if at_precision(phi, slope, eps):
-                    return x, True, "no decrease is possible in working precision"
-                return x, False, NO_DECREASE
+                return x, *run.no_step(phi, slope)
             length, (x, misfit, prior) = found
             run.add(x, beta, misfit, prior, gradient=norm, cg=cg, length=length)
             if done := run.outcome(misfit):

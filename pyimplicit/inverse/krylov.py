@@ -50,9 +50,9 @@ def steihaug_cg(
 
 
 class Bidiagonal(NamedTuple):
-    """J V = U B so far. `U`: `(data, K + 1)`, orthonormal. `V`: `(n, K)`, orthonormal in
-    R. `alpha`, `gamma`: the diagonal and, from entry 1, the subdiagonal of B; entry 0 of
-    `gamma` is |d|. `w`: R times the last v. `k`: columns of V that are valid."""
+    """J V = U B so far. `U`: `(data, room)`, orthonormal. `V`: `(n, room)`, orthonormal
+    in R. `alpha`, `gamma`: the diagonal and, from entry 1, the subdiagonal of B, `(room,)`;
+    entry 0 of `gamma` is |d|. `w`: R times the last v. `k`: the size of B so far."""
 
     U: jax.Array
     V: jax.Array
@@ -62,17 +62,26 @@ class Bidiagonal(NamedTuple):
     k: jax.Array
 
 
-def bidiagonal_start(d, n: int, most: int) -> Bidiagonal:
-    """Empty, with u₁ = d/|d|; room for `most` steps."""
+def bidiagonal_start(d, n: int, room: int) -> Bidiagonal:
+    """Empty, with u₁ = d/|d|; room for `room - 1` steps."""
     zeros = functools.partial(jnp.zeros, dtype=d.dtype)
     norm = jnp.linalg.norm(d)
     return Bidiagonal(
-        zeros((d.size, most + 2)).at[:, 0].set(_divide(d, norm)),
-        zeros((n, most + 1)),
-        zeros(most + 2),
-        zeros(most + 2).at[0].set(norm),
+        zeros((d.size, room)).at[:, 0].set(_divide(d, norm)),
+        zeros((n, room)),
+        zeros(room),
+        zeros(room).at[0].set(norm),
         zeros(n),
         jnp.array(0),
+    )
+
+
+def enlarge(basis: Bidiagonal) -> Bidiagonal:
+    """The same with twice the room."""
+    room = len(basis.alpha)
+    wide = lambda a: jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, room)])
+    return basis._replace(
+        U=wide(basis.U), V=wide(basis.V), alpha=wide(basis.alpha), gamma=wide(basis.gamma)
     )
 
 
@@ -91,12 +100,12 @@ def bidiagonalise(
         process*, SIAM J. Sci. Comput. 21 (2000). doi:10.1137/S1064827597327309
     """
 
-    def right(U, gamma, w, k):
+    def right(U, gamma, w, k, least=0.0):
         """αₖ vₖ = R⁻¹Jᵀuₖ - γₖ vₖ₋₁, kept as w = R v."""
         w = pull(U[:, k]) - gamma[k] * jnp.where(k > 0, w, 0)
         v = solve(w)
         norm = jnp.sqrt(jnp.maximum(jnp.vdot(v, w), 0))
-        return _divide(v, norm), _divide(w, norm), norm
+        return _divide(v, norm, least), _divide(w, norm, least), norm
 
     def body(_, basis):
         U, V, alpha, gamma, w, k = basis
@@ -104,13 +113,14 @@ def bidiagonalise(
             k == 0, lambda: right(U, gamma, w, k), lambda: (V[:, k], w, alpha[k])
         )
         V, alpha = V.at[:, k].set(v), alpha.at[k].set(norm)
+        least = 100 * jnp.finfo(w.dtype).eps * alpha[0]  # below is round-off
         u = push(v) - norm * U[:, k]
         for _ in range(2):
             u = u - U @ (U.T @ u)
         norm = jnp.linalg.norm(u)
-        U = U.at[:, k + 1].set(_divide(u, norm))
+        U = U.at[:, k + 1].set(_divide(u, norm, least))
         gamma = gamma.at[k + 1].set(norm)
-        v, w, norm = right(U, gamma, w, k + 1)
+        v, w, norm = right(U, gamma, w, k + 1, least)
         return Bidiagonal(
             U, V.at[:, k + 1].set(v), alpha.at[k + 1].set(norm), gamma, w, k + 1
         )
@@ -118,7 +128,7 @@ def bidiagonalise(
     return jax.lax.fori_loop(0, steps, body, start)
 
 
-def _divide(vector, norm):
+def _divide(vector, norm, least=0.0):
     """The vector over its norm; zero where the space is exhausted."""
-    tiny = jnp.finfo(vector.dtype).tiny
-    return jnp.where(norm > tiny, vector / jnp.where(norm > tiny, norm, 1), 0)
+    use = norm > jnp.maximum(least, jnp.finfo(vector.dtype).tiny)
+    return jnp.where(use, vector / jnp.where(use, norm, 1), 0)

@@ -8,9 +8,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from .linesearch import NO_DECREASE, NOT_FINITE, at_precision, weak_wolfe
+from .linesearch import weak_wolfe
 from .objective import Objective
-from .run import Run
+from .run import NOT_FINITE, SETTLED, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class LBFGS:
             return x, *done
         slopes = jax.jit(functools.partial(_slopes, run.objective))
         riesz = jax.jit(run.objective.riesz)
-        beta, eps = run.beta, float(jnp.finfo(x.dtype).eps)
+        beta = run.beta
         pairs = collections.deque(maxlen=self.memory)
         phi, _, g, _ = slopes(x, jnp.zeros_like(x), beta)
         phi, norm = float(phi), _norm(g, riesz(x, g))
@@ -52,24 +52,17 @@ class LBFGS:
                     return x, True, f"the gradient fell to {norm:.3g} (from {first:.3g})"
             p = -_two_loop(g, pairs, functools.partial(riesz, x))
             slope = float(jnp.vdot(g, p))
+            if run.settled(phi, slope):
+                return x, True, SETTLED
             # The first step has no scale: do not promise more than all of phi twice.
             t = 1.0 if pairs else min(1.0, 2 * abs(phi) / -slope) or 1.0
-
-            def value(t, x=x, p=p):
-                compiled = lambda: slopes(x + t * p, p, beta)
-                failed = (math.inf, math.inf, None, None)
-                total, rise, g_next, parts = run.evaluate.run(compiled, failed)
-                return total, rise, (x + t * p, total, g_next, parts)
-
-            found = weak_wolfe(value, phi, slope, t)
+            found = weak_wolfe(_along(run, slopes, x, p), phi, slope, run.eps, t)
             if found is None:
-                if at_precision(phi, slope, eps):
-                    return x, True, "no decrease is possible in working precision"
-                return x, False, NO_DECREASE
+                return x, *run.no_step(phi, slope)
             length, (x_next, phi, g_next, parts) = found
             s, y = x_next - x, g_next - g
             curvature = float(jnp.vdot(s, y))
-            if curvature > eps * float(jnp.linalg.norm(s) * jnp.linalg.norm(y)):
+            if curvature > run.eps * float(jnp.linalg.norm(s) * jnp.linalg.norm(y)):
                 pairs.append((s, y, curvature))
             x, g = x_next, g_next
             misfit, prior = map(float, parts)
@@ -80,6 +73,18 @@ class LBFGS:
         if norm <= run.rtol * first:
             return x, True, f"the gradient fell to {norm:.3g} (from {first:.3g})"
         return x, False, run.out_of_steps
+
+
+def _along(run: Run, slopes, x, p):
+    """The objective along p as `weak_wolfe` wants it."""
+
+    def value(t: float):
+        compiled = lambda: slopes(x + t * p, p, run.beta)
+        failed = (math.inf, math.inf, None, None)
+        phi, rise, g, parts = run.evaluate.run(compiled, failed)
+        return phi, rise, (x + t * p, phi, g, parts)
+
+    return value
 
 
 def _slopes(objective: Objective, x, p, beta):
@@ -110,6 +115,6 @@ def _two_loop(g, pairs, riesz):
 
 
 def _norm(g, z) -> float:
-    return math.sqrt(max(float(jnp.vdot(g, z)), 0.0)) if bool(
-        jnp.isfinite(g).all()
-    ) else math.nan
+    """The dual norm of a gradient whose Riesz representative is z."""
+    square = float(jnp.vdot(g, z))
+    return math.sqrt(max(square, 0.0)) if math.isfinite(square) else math.nan

@@ -5,37 +5,30 @@ from collections.abc import Callable
 from typing import Any
 
 
-NOT_FINITE = (
-    "the gradient is not finite where the misfit is: look for sqrt, norm or a power of "
-    "something that is zero there"
-)
-NO_DECREASE = (
-    "the line search found no decrease: the derivative of the misfit is wrong (try "
-    "pi.taylor_test), or the misfit is noisy"
-)
-
-
 def armijo(
     value: Callable[[float], tuple[float, Any]],
     start: float,
     slope: float,
+    eps: float,
     *,
     decrease: float = 1e-4,
     max_trials: int = 30,
 ) -> tuple[float, Any] | None:
     """The first of 1, then quadratic-interpolated shorter lengths t with
     value(t) <= start + decrease t slope; with what else `value` returned. None if no
-    length will do.
+    length will do. A step that promises only round-off may lose as much.
 
     ??? cite "Reference"
         Armijo, *Minimization of functions having Lipschitz continuous first partial
         derivatives*, Pacific J. Math. 16 (1966). doi:10.2140/pjm.1966.16.1
     """
-    t = 1.0
+    t, slack = 1.0, round_off(start, slope, eps)
     for _ in range(max_trials):
         phi, rest = value(t)
-        if phi <= start + decrease * t * slope:
+        if phi <= start + decrease * t * slope + slack:
             return t, rest
+        if slack or -t * slope <= eps * abs(start):
+            return None
         if math.isfinite(phi):
             best = -slope * t**2 / (2 * (phi - start - slope * t))
             t = min(max(best, 0.1 * t), 0.5 * t)
@@ -48,6 +41,7 @@ def weak_wolfe(
     value: Callable[[float], tuple[float, float, Any]],
     start: float,
     slope: float,
+    eps: float,
     t: float = 1.0,
     *,
     decrease: float = 1e-4,
@@ -64,10 +58,13 @@ def weak_wolfe(
         141 (2013), Algorithm 2.6. doi:10.1007/s10107-012-0514-2
     """
     low, high, fallback = 0.0, math.inf, None
+    slack = round_off(start, slope, eps)
     for _ in range(max_trials):
         phi, rise, rest = value(t)
-        if not phi <= start + decrease * t * slope:
+        if not phi <= start + decrease * t * slope + slack:
             high = t
+            if -t * slope <= eps * abs(start):
+                break
         elif rise < curvature * slope:
             low, fallback = t, (t, rest)
         else:
@@ -76,6 +73,8 @@ def weak_wolfe(
     return fallback
 
 
-def at_precision(start: float, slope: float, eps: float) -> bool:
-    """Whether the decrease that a step promises is below round-off."""
-    return abs(slope) <= 100 * eps * max(abs(start), math.ulp(0.0))
+def round_off(start: float, slope: float, eps: float) -> float:
+    """What an objective near `start` may be wrong by, if the decrease that a step
+    promises is no larger than that; else 0."""
+    noise = 100 * eps * abs(start)
+    return noise if abs(slope) <= noise else 0.0

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .krylov import steihaug_cg
-from .linesearch import NO_DECREASE, NOT_FINITE, armijo, at_precision
+from .linesearch import armijo
 from .objective import Objective
-from .run import Run
+from .run import NOT_FINITE, SETTLED, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class NewtonCG:
         misfit, prior = run.start(x)
         if done := run.outcome(misfit):
             return x, *done
-        beta, eps = run.beta, float(jnp.finfo(x.dtype).eps)
+        beta = run.beta
         first = None
         for _ in range(run.max_steps):
             scale = math.inf if first is None else first
@@ -51,11 +51,11 @@ class NewtonCG:
             if norm == 0 or norm <= run.rtol * scale < math.inf:
                 return x, True, f"the gradient fell to {norm:.3g} (from {first:.3g})"
             phi = misfit + beta * prior
-            found = armijo(run.along(x, s, beta), phi, slope)
+            if run.settled(phi, slope):
+                return x, True, SETTLED
+            found = armijo(run.along(x, s, beta), phi, slope, run.eps)
             if found is None:
-                if at_precision(phi, slope, eps):
-                    return x, True, "no decrease is possible in working precision"
-                return x, False, NO_DECREASE
+                return x, *run.no_step(phi, slope)
             length, (x, misfit, prior) = found
             run.add(x, beta, misfit, prior, gradient=norm, cg=cg, length=length)
             if done := run.outcome(misfit):

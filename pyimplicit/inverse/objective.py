@@ -30,15 +30,16 @@ class Objective:
         return self.unravel(self.transform.forward(x))
 
     def residual(self, x):
-        """The weighted residual, flat."""
-        return ravel_pytree(self.misfit(self.model(x)))[0]
+        """The weighted residual, flat, in the precision of x."""
+        return ravel_pytree(self.misfit(self.model(x)))[0].astype(x.dtype)
 
     def parts(self, x):
         """The misfit and the prior (without beta), two scalars."""
-        m = self.model(x)
-        r = ravel_pytree(self.misfit(m))[0]
+        r = self.residual(x)
         misfit = r[0] if self.num_data is None else 0.5 * jnp.vdot(r, r)
-        return misfit, misfit * 0 if self.prior is None else self.prior.value(m)
+        if self.prior is None:
+            return misfit, jnp.zeros_like(misfit)
+        return misfit, jnp.asarray(self.prior.value(self.model(x)), x.dtype)
 
     def total(self, x, beta):
         """What is minimised, a scalar."""
@@ -49,15 +50,16 @@ class Objective:
         """In x, by the chain rule."""
         if self.prior is None:
             return jnp.zeros_like(x)
-        gradient = self.prior.gradient(self.model(x))
-        return self.transform.slope(x) * ravel_pytree(gradient)[0]
+        gradient = ravel_pytree(self.prior.gradient(self.model(x)))[0]
+        return self.transform.slope(x) * gradient.astype(x.dtype)
 
     def precision(self, x, v):
         """D R D v with D = dm/dx: the prior's Gauss-Newton term."""
         if self.prior is None:
             return jnp.zeros_like(v)
         D = self.transform.slope(x)
-        return D * ravel_pytree(self.prior.apply(self.unravel(D * v)))[0]
+        Rv = ravel_pytree(self.prior.apply(self.unravel(D * v)))[0]
+        return D * Rv.astype(v.dtype)
 
     def covariance(self, x, v):
         """The inverse of `precision`."""
@@ -71,7 +73,8 @@ class Objective:
         if metric is None:
             return v
         D = jnp.maximum(self.transform.slope(x), 1e-6)
-        return ravel_pytree(metric.solve(self.unravel(v / D)))[0] / D
+        solved = ravel_pytree(metric.solve(self.unravel(v / D)))[0]
+        return solved.astype(v.dtype) / D
 
     def chi2(self, misfit: float) -> float:
         """|r|²/len(r) of a misfit; NaN if the misfit is a scalar function."""
@@ -83,8 +86,8 @@ class Evaluator:
     fails (a JAX run-time error) into infinity, so that a line search can retreat."""
 
     def __init__(self, objective: Objective):
-        self.objective = objective
         self.count = 0
+        self.failure = ""  # why the last trial failed
         self._parts = jax.jit(objective.parts)
 
     def __call__(self, x, *, trial: bool = True) -> tuple[float, float]:
@@ -97,12 +100,15 @@ class Evaluator:
         try:
             first, second, *rest = compiled()
             first, second = float(first), float(second)
-        except jax.errors.JaxRuntimeError:
+        except (jax.errors.JaxRuntimeError, ValueError) as err:  # XLA raises both
             if not trial:
                 raise
+            self.failure = str(err).strip().split("\n")[0]
             return failed
         if trial and not (math.isfinite(first) and math.isfinite(second)):
+            self.failure = "it is not finite"
             return failed
+        self.failure = ""
         return (first, second, *rest)
 
 

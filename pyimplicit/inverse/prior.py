@@ -73,10 +73,10 @@ class GaussianPrior(AbstractPrior):
         return self.precision @ d if self.precision.ndim == 2 else self.precision * d
 
     def _difference(self, m):
-        reference = self.reference
-        if jnp.ndim(reference) == 0 and not isinstance(reference, dict | list | tuple):
-            return ravel_pytree(m)[0] - reference
-        return ravel_pytree(m)[0] - ravel_pytree(reference)[0]
+        leaves = jax.tree.leaves(self.reference)
+        number = len(leaves) == 1 and jnp.ndim(leaves[0]) == 0
+        reference = leaves[0] if number else ravel_pytree(self.reference)[0]
+        return ravel_pytree(m)[0] - reference
 
 
 def _positive(precision) -> bool:

@@ -1,5 +1,7 @@
 """The smoothness prior of a field on a mesh."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +37,7 @@ class H1Prior(AbstractPrior):
     values: jax.Array
     reference: jax.Array
 
-    def __init__(self, V, gamma: float = 1.0, delta: float = 1.0, reference=0.0):
+    def __init__(self, V, gamma: float = 1.0, delta: float = 1.0, reference: Any = 0.0):
         if not (0 <= gamma < np.inf and 0 < delta < np.inf):
             raise ValueError(
                 "`H1Prior(gamma, delta)` must have gamma >= 0 and delta > 0, finite.\n"

@@ -9,14 +9,22 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from .. import engine
+from .linesearch import round_off
 from .objective import Evaluator, Objective
 from .result import Step
+
+
+NOT_FINITE = (
+    "the gradient is not finite where the misfit is: look for sqrt, norm or a power of "
+    "something that is zero there"
+)
+SETTLED = "no decrease is possible in working precision"
 
 
 class Run:
     """What a method is given besides x. Use as a context manager: it shows progress.
 
-    `beta`: weight of the prior. `target`: chi² to stop at, or None.
+    `eps`: of the model's precision. `beta`: weight of the prior. `target`: chi² to stop at, or None.
     `progress`: True, False, or None for "if standard error is a terminal".
     """
 
@@ -25,6 +33,7 @@ class Run:
         objective: Objective,
         name: str,
         *,
+        eps: float,
         max_steps: int,
         rtol: float,
         beta: float,
@@ -39,6 +48,8 @@ class Run:
         self.out_of_steps = f"`max_steps` = {max_steps} steps were not enough"
         self.history: list[Step] = []
         self.stopped = False
+        self.eps = eps
+        self._at_round_off = 0
         self._first_gradient = math.nan
         self._screen = _screen(name, progress)
 
@@ -112,6 +123,22 @@ class Run:
         if self.stopped:
             return False, "stopped by the callback"
         return None
+
+    def settled(self, phi: float, slope: float) -> bool:
+        """Whether steps promise no more than round-off, for the third time."""
+        self._at_round_off += round_off(phi, slope, self.eps) > 0
+        return self._at_round_off > 2
+
+    def no_step(self, phi: float, slope: float) -> tuple[bool, str]:
+        """Converged and why, if no length of a step would do."""
+        if round_off(phi, slope, self.eps):
+            return True, SETTLED
+        if self.evaluate.failure:
+            return False, f"no trial of the line search did: {self.evaluate.failure}"
+        return False, (
+            "the line search found no decrease: the derivative of the misfit is wrong "
+            "(try pi.taylor_test), or the misfit is noisy"
+        )
 
     def _fraction(self, step: Step) -> float:
         """How far the run is, on a logarithmic scale."""
