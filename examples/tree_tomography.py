@@ -91,14 +91,16 @@ class Section:
         return self.survey.current * (u[m, a] - u[m, b] - u[n, a] + u[n, b])
 
 
-def wavenumbers(electrodes) -> tuple[jax.Array, jax.Array]:
-    """k [1/m] and weights w such that Σ w ũ(k) is the integral 1/π ∫ ũ dk: Gauss-Legendre
-    up to k₀ = 1/(2 r), Gauss-Laguerre above, for the smallest spacing r."""
+def wavenumbers(electrodes, low=4, high=6) -> tuple[jax.Array, jax.Array]:
+    """k [1/m] and weights w such that Σ w ũ(k), for a unit current, is u = 2/π ∫ ũ dk for
+    I/2: `low` Gauss-Legendre points in sqrt(k) up to k₀ = 1/(2 r), `high` Gauss-Laguerre
+    points above, for the smallest spacing r (LaBrecque et al. 1996,
+    doi:10.1190/1.1444055, choose likewise)."""
     gap = np.linalg.norm(electrodes - np.roll(electrodes, 1, axis=0), axis=1)
     k0 = 1 / (2 * gap.min())
-    t, w = np.polynomial.legendre.leggauss(4)
+    t, w = np.polynomial.legendre.leggauss(low)
     t, w = (t + 1) / 2, w / 2
-    s, v = np.polynomial.laguerre.laggauss(6)
+    s, v = np.polynomial.laguerre.laggauss(high)
     k = np.concatenate([k0 * t**2, k0 * (1 + s)])
     weight = np.concatenate([2 * k0 * t * w, k0 * np.exp(s) * v]) / np.pi
     return jnp.asarray(k), jnp.asarray(weight)

@@ -121,22 +121,18 @@ def test_ctrl_c_interrupts_python_and_leaves_it_alive():
     assert (out, err, child.returncode) == ("interrupted True\n", "", 0)
 
 
-def test_import_is_quick_and_starts_nothing():
+def test_import_is_light_and_starts_nothing():
+    # How long it takes is `python -m tests.bench.imports`; here is why it is quick.
     code = """
-    import time, sys
-    begin = time.perf_counter()
+    import sys
     import jax, equinox, diffrax
-    middle = time.perf_counter()
+    before = set(sys.modules)
     import pyimplicit
-    extra = time.perf_counter() - middle
-    names = "juliacall", "juliapkg", "matplotlib", "meshio"
-    heavy = [name for name in names if name in sys.modules]
-    print(extra, heavy)
+    new = {name.split(".")[0] for name in set(sys.modules) - before}
+    assert not pyimplicit.julia.started()
+    print(sorted(new & {"juliacall", "juliapkg", "matplotlib", "meshio", "cvxpy"}))
     """
-    runs = [python(code).stdout.split(" ", 1) for _ in range(3)]
-    assert {heavy for _, heavy in runs} == {"[]\n"}
-    # No timing is asserted but this one, which is a promise with a margin of five.
-    assert min(float(extra) for extra, _ in runs) < 0.3
+    assert python(code).stdout == "[]\n"
 
 
 def settings():

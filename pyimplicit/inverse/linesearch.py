@@ -25,7 +25,7 @@ def armijo(
     t, slack = 1.0, round_off(start, slope, eps)
     for _ in range(max_trials):
         phi, rest = value(t)
-        if phi <= start + decrease * t * slope + slack:
+        if phi <= start + decrease * t * slope + slack and (slack or phi < start):
             return t, rest
         if slack or -t * slope <= eps * abs(start):
             return None
@@ -61,7 +61,7 @@ def weak_wolfe(
     slack = round_off(start, slope, eps)
     for _ in range(max_trials):
         phi, rise, rest = value(t)
-        if not phi <= start + decrease * t * slope + slack:
+        if not phi <= start + decrease * t * slope + slack or not (slack or phi < start):
             high = t
             if -t * slope <= eps * abs(start):
                 break

@@ -24,7 +24,8 @@ SETTLED = "no decrease is possible in working precision"
 class Run:
     """What a method is given besides x. Use as a context manager: it shows progress.
 
-    `eps`: of the model's precision. `beta`: weight of the prior. `target`: chi² to stop at, or None.
+    `eps`: of the model's precision. `beta`: weight of the prior. `target`: chi² to stop
+    at, or None.
     `progress`: True, False, or None for "if standard error is a terminal".
     """
 

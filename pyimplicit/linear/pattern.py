@@ -121,8 +121,10 @@ class SparsePattern:
         n, m = self.shape
         if transpose:
             rows, cols, n, m = cols, rows, m, n
-        products = self.symmetrise(values) * x[cols]
-        return jnp.zeros(n, products.dtype).at[rows].add(products)
+        y = jnp.zeros(n, jnp.result_type(values, x)).at[rows].add(values * x[cols])
+        # The symmetric part written out: transposed in `values` it is two gathers, where
+        # `symmetrise` would become a scatter, which is slow.
+        return y if self.partner is None else y.at[cols].add(values * x[rows]) / 2
 
     def todense(self, values):
         """The matrix as an array of `shape`."""
