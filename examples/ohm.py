@@ -54,15 +54,6 @@ def read(path: str | os.PathLike) -> Survey:
     electrodes = np.stack([xyz[axis] for axis in flat], axis=1)
     _distinct(lines, electrodes, numbers)
     names, table, numbers = lines.section("data", [])
-    missing = [name for name in "abmn" if name not in names]
-    if "r" not in names:
-        missing += [name for name in "iu" if name not in names]
-    if missing:
-        raise lines.error(
-            lines.header,
-            f"the header must name the columns a, b, m, n, i, u (or R for i and u); "
-            f"missing: {', '.join(missing)}",
-        )
     column = lambda name: table[:, names.index(name)]
     abmn = np.stack([column(name) for name in "abmn"], axis=1)
     if "u" in names and "i" in names:
@@ -79,7 +70,7 @@ class _Lines:
     """The lines of a file, taken from the top."""
 
     def __init__(self, path: Path):
-        self.path, self.at, self.header = path, 0, 0
+        self.path, self.at = path, 0
         try:
             self.lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as err:
@@ -115,8 +106,7 @@ class _Lines:
             text, comment = line
             if not text:
                 if not rows and self._is_header(comment, what):
-                    self.header = self.at
-                    names, scale = self._columns(comment)
+                    names, scale = self._columns(comment, what)
                 continue
             rows.append(self._row(text, names, what))
             numbers.append(self.at)
@@ -145,7 +135,7 @@ class _Lines:
         first = {name.partition("/")[0].lower() for name in comment.split()}
         return ("x" if what == "sensors" else "a") in first
 
-    def _columns(self, comment: str) -> tuple[list[str], list[float]]:
+    def _columns(self, comment: str, what: str) -> tuple[list[str], list[float]]:
         names, scale = [], []
         for word in comment.split():
             name, _, unit = word.lower().partition("/")
@@ -156,6 +146,14 @@ class _Lines:
                 )
             names.append(name)
             scale.append(UNITS[unit] if known else 1.0)
+        needed = "abmn" + ("" if "r" in names else "iu") if what == "data" else ""
+        missing = [name for name in needed if name not in names]
+        if missing:
+            raise self.error(
+                self.at,
+                "the header must name the columns a, b, m, n, i, u (or R for i and u); "
+                f"missing: {', '.join(missing)}",
+            )
         return names, scale
 
     def _row(self, text: str, names: list[str], what: str) -> list[float]:

@@ -72,6 +72,7 @@ class Section:
         self.at_electrodes = fem.point_evaluation(self.V, corners)
         self.sources = self.at_electrodes.T(jnp.eye(len(corners)))
         self.triangles = np.asarray(self.mesh.cells["triangle"])
+        self.predict = jax.jit(self.readings)
         if plane:  # a wavenumber so small that only the constant of u feels it
             self.waves = jnp.array([1e-3 / np.sqrt(self.area)]), jnp.array([1.0])
         else:
@@ -88,7 +89,7 @@ class Section:
         solve = lambda k: pi.sparse_solve(pattern, K + k**2 * M, self.sources)
         u = jnp.tensordot(weight, jax.vmap(lambda k: self.at_electrodes(solve(k)))(k), 1)
         a, b, m, n = self.survey.abmn.T
-        return self.survey.current * (u[m, a] - u[m, b] - u[n, a] + u[n, b])
+        return (u[m, a] - u[m, b] - u[n, a] + u[n, b]) * self.survey.current
 
 
 def wavenumbers(electrodes, low=4, high=6) -> tuple[jax.Array, jax.Array]:
@@ -154,7 +155,7 @@ def main(
             throw=False,
         )
         sigma = np.exp(np.asarray(result.m))
-        volts = np.asarray(section.readings(sigma))
+        volts = np.asarray(section.predict(sigma))
         off, known = volts - survey.voltage, survey.voltage != 0
         later = [row.seconds for row in result.history[2:]]
         hollow, nodes = find_hollow(section.mesh, sigma)
@@ -195,7 +196,7 @@ def main(
 def homogeneous(section: Section, data=None) -> float:
     """The conductivity [S/m] of the trunk if it were the same everywhere: the geometric
     mean of those that explain one reading each."""
-    unit = np.asarray(section.readings(jnp.ones(section.V.shape)))
+    unit = np.asarray(section.predict(jnp.ones(section.V.shape)))
     with np.errstate(divide="ignore"):
         apparent = unit / section.survey.voltage
     good = np.isfinite(apparent) & (apparent > 0)
@@ -258,7 +259,7 @@ def measure(truth: Circle, errors, cells: int, plane: bool, random) -> ohm.Surve
     centres = section.mesh.points[section.triangles].mean(axis=1)
     hollow = np.hypot(*(centres - [truth.x, truth.y]).T) < truth.radius
     sigma = jnp.where(hollow, truth.inside, truth.outside)
-    volts = np.asarray(section.readings(sigma))
+    volts = np.asarray(section.predict(sigma))
     noisy = volts + errors(volts) * random.standard_normal(volts.shape)
     return dataclasses.replace(survey, voltage=noisy)
 

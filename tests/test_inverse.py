@@ -173,7 +173,8 @@ def test_without_a_prior_the_fit_stops_early():
 def test_bidiagonalisation_keeps_its_promises():
     A, R = jnp.asarray(Linear.A), jnp.asarray(Linear.R)
     solve = lambda w: jnp.linalg.solve(R, w)
-    basis = bidiagonal_start(jnp.ones(12), 20, 8)
+    d = jnp.ones(12)
+    basis = bidiagonal_start(d, A.T @ d, solve(A.T @ d), 8)
     for _ in range(3):
         if int(basis.k) + 4 >= len(basis.alpha):
             basis = enlarge(basis)

@@ -46,9 +46,7 @@ GENERATED = [
 ]
 
 
-@pytest.mark.parametrize(
-    "name, mesh, volume, sides", GENERATED, ids=lambda x: str(x)[:9]
-)
+@pytest.mark.parametrize("name, mesh, volume, sides", GENERATED, ids=lambda x: str(x)[:9])
 def test_generated(name, mesh, volume, sides):
     assert mesh.volumes.min() > 0
     np.testing.assert_allclose(mesh.volumes.sum(), volume, rtol=1e-14)
@@ -163,9 +161,7 @@ def test_parts_are_taken_on_request():
 
 def test_unknown_names():
     mesh = Mesh.rectangle(1, 1)
-    with pytest.raises(
-        ValueError, match="'left', 'right', 'bottom', 'top', 'boundary'"
-    ):
+    with pytest.raises(ValueError, match="'left', 'right', 'bottom', 'top', 'boundary'"):
         mesh.boundary_nodes("inlet")
     with pytest.raises(ValueError, match="has none"):
         mesh.region_cells("core")
@@ -364,6 +360,12 @@ COMB = [[0, 0], [5, 0], [5, 1], [4, 1], [4, 0.2], [3, 0.2], [3, 1], [2, 1], [2, 
 COMB += [[1, 0.2], [1, 1], [0, 1]]
 
 
+def slot(width):
+    """A square with a slot: points on its two walls are as near as `width`."""
+    right = 0.5 + width
+    return [[0, 0], [1, 0], [1, 1], [right, 1], [right, 0.5], [0.5, 0.5], [0.5, 1], [0, 1]]
+
+
 @pytest.mark.parametrize(
     "corners, options, angle",
     [
@@ -376,15 +378,15 @@ COMB += [[1, 0.2], [1, 1], [0, 1]]
         (star(100, True), dict(size=0.1, points_per_edge=1), 15),
         ([[0, 0], [0.3, 0], [0.31, 0], [1, 0], [1, 1], [0, 1]], dict(size=0.1), 15),
         ([[0, 0], [1, 0], [1, 0.01]], dict(size=0.1), 0.3),
+        (slot(1e-3), dict(size=0.1), 15),
+        ([[0, 0], [1, 0], [1, 1e-4], [0, 1e-4]], dict(size=0.1), 0.01),
     ],
-    ids="square large refined notch comb star clockwise collinear needle".split(),
+    ids="square large refined notch comb star clockwise collinear needle slot thin".split(),
 )
 def test_polygon(corners, options, angle):
     corners = np.asarray(corners, float)
     mesh = Mesh.polygon(corners, **options)
-    np.testing.assert_allclose(
-        mesh.volumes.sum(), abs(planar.area(corners)), rtol=1e-12
-    )
+    np.testing.assert_allclose(mesh.volumes.sum(), abs(planar.area(corners)), rtol=1e-12)
     np.testing.assert_array_equal(mesh.points[: len(corners)], corners)
     assert len(mesh.boundaries["boundary"]) == len(mesh.exterior)
     edge = mesh.points[mesh.exterior].mean(axis=1)
@@ -424,6 +426,7 @@ BOW = [[0, 0], [1, 1], [1, 0], [0, 1]]
         (BOW, {}, "edges 0 .*and 2 .*cross"),
         ([[0, 0], [2, 0], [1, 0], [-1, 1]], {}, "edges 0 .*and 1 .*lie on each"),
         ([[0, 0], [2, 0], [2, 1], [1, 0], [0, 1]], {}, "cross or touch"),
+        (slot(1e-11), {}, "narrow beyond rounding"),
         (SQUARE, dict(size=0.0), "must be a positive number"),
         (SQUARE, dict(size=1e-9), "must fit the polygon"),
         (SQUARE, dict(points_per_edge=0), "whole number"),

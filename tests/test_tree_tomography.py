@@ -1,5 +1,6 @@
 """The main job: field data in, a picture of the trunk out, and bad input refused."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -19,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "ert"
 sys.path.insert(0, str(ROOT / "examples"))
 
-import ohm  # noqa: E402
-import tree_tomography as tree  # noqa: E402
+ohm = importlib.import_module("ohm")
+tree = importlib.import_module("tree_tomography")
 
 
 measured = pytest.mark.skipif(not DATA.is_dir(), reason="no measured data here")
@@ -78,7 +79,7 @@ def test_reads_columns_by_name_units_and_resistances(tmp_path):
     "old, new, line, message",
     [
         ("2 3 4 1 0.5 0.125  # a remark\n", "", 11, "ends early; got 1 of the 2 data"),
-        ("0 1\n\n2# Number of data", "", 7, "ends early; got 1 of"),
+        (GOOD[GOOD.index("1 1\n") :], "", 5, "ends early; got 2 of the 4 sensors"),
         (GOOD[GOOD.index("2# Number") :], "", 8, "ends before the number of data"),
         (GOOD, "", 1, "ends before the number of sensors"),
         ("1 2 3 4 0.5", "1 2 3 5 0.5", 11, "electrode n must be a number from 1 to 4"),
@@ -133,7 +134,7 @@ def test_other_faults_of_a_file(tmp_path):
 # --- the physics -----------------------------------------------------------------------
 
 
-def ring(count: int, radius: float) -> ohm.Survey:
+def ring(count: int, radius: float):
     """Electrodes on a circle and all dipole-dipole readings, unit currents."""
     angle = 2 * np.pi * np.arange(count) / count
     pairs = [(i, j) for i in range(count) for j in range(i + 2, count)]
@@ -143,19 +144,19 @@ def ring(count: int, radius: float) -> ohm.Survey:
     return ohm.Survey(place, abmn, np.ones(len(abmn)), np.full(len(abmn), np.nan))
 
 
-def cylinder(survey: ohm.Survey, radius: float, k, weight):
+def cylinder(survey, radius: float, k, weight):
     """Readings on an endless cylinder of conductivity 1, by its Fourier-Bessel series:
     ũ = 1/(2π kR) Σₙ cos(nθ) Iₙ(kR)/Iₙ'(kR), of which the part kR/n of each term is
     summed in closed form."""
     x, y = survey.electrodes.T
     theta = np.arctan2(y, x)
     theta = theta[:, None] - theta
-    n = np.arange(1, 300)
+    n = np.arange(1, 1000)
     potential = np.zeros_like(theta)
     for z, w in zip(np.asarray(k) * radius, np.asarray(weight), strict=True):
         I = scipy.special.ive
         ratio = 2 * I(n, z) / (I(n - 1, z) + I(n + 1, z) + 1e-300)
-        ratio = np.where(I(n, z) > 1e-250, ratio, z / n)
+        ratio = np.where(I(n, z) > 1e-250, ratio, z / np.hypot(n, z))
         series = 2 * ((ratio - z / n) * np.cos(theta[..., None] * n)).sum(axis=-1)
         chord = 2 * np.abs(np.sin(theta / 2))
         series -= 2 * z * np.log(np.where(chord > 1e-9, chord, 1))
@@ -166,13 +167,13 @@ def cylinder(survey: ohm.Survey, radius: float, k, weight):
 
 def test_readings_of_a_homogeneous_cylinder():
     survey = ring(24, 0.25)
-    section = tree.Section(survey, 2500, plane=False)
+    section = tree.Section(survey, 1500, plane=False)
     found = np.asarray(section.readings(jnp.ones(section.V.shape)))
     wanted = cylinder(survey, 0.25, *section.waves)
     error = np.abs(found / wanted - 1)
-    assert np.median(error) < 0.005 and np.percentile(error, 90) < 0.03
+    assert error.max() < 0.015  # of the mesh, and of a polygon for a circle
     # More wavenumbers change nothing that a measurement would see.
-    fine = tree.wavenumbers(survey.electrodes, 12, 12)
+    fine = tree.wavenumbers(survey.electrodes, 10, 8)
     assert np.abs(wanted / cylinder(survey, 0.25, *fine) - 1).max() < 0.005
 
 
@@ -240,7 +241,7 @@ def test_the_lime_tree_is_hollow(tmp_path, engine):
     )
     assert summary["converged"] and 0.8 <= summary["chi2"] <= 1.2
     assert summary["rms_percent"] < 5
-    assert all(a > b for a, b in zip(*[summary["chi2_of_steps"][i:] for i in (0, 1)]))
+    assert summary["chi2_of_steps"] == sorted(summary["chi2_of_steps"], reverse=True)
     hollow = summary["hollow"]  # west of the centre, a fifth of the section
     assert np.hypot(hollow["x_m"] + 0.04, hollow["y_m"] + 0.02) < 0.03
     assert 0.1 < hollow["share_of_section"] < 0.3

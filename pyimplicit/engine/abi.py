@@ -11,10 +11,10 @@ import ctypes as ct
 import functools
 import re
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import jax
-import jaxlib
 import ml_dtypes
 import numpy as np
 
@@ -169,7 +169,7 @@ def check_version() -> None:
         known = ", ".join(f"{a}.{b}" for a, b in TESTED_VERSIONS)
         raise RuntimeError(
             f"XLA's foreign function interface must be one that was tried: {known}.\n"
-            f"Got {version()[0]}.{version()[1]} (jaxlib {jaxlib.__version__}).\n"
+            f"Got {version()[0]}.{version()[1]} (jaxlib {metadata.version('jaxlib')}).\n"
             "Upgrade pyimplicit, or install an older jaxlib."
         )
 

@@ -54,7 +54,8 @@ def constrain(points, cells, segments) -> np.ndarray:
 
     The triangles that a missing segment crosses leave a hole on each side of it, which is
     filled by triangles whose circumcircles hold no other corner of the hole (Anglada
-    1997, Computers & Graphics 21, doi:10.1016/S0097-8493(96)00085-4).
+    1997, Computers & Graphics 21, doi:10.1016/S0097-8493(96)00085-4). `KeyError` or
+    `ValueError` where rounding hides what is left and right of a segment.
     """
     for a, b in segments:
         direction = points[b] - points[a]
@@ -80,14 +81,17 @@ def _chains(cells: list, a: int, b: int, side):
     starts = [e for e, apex in across.items() if apex == a and side[e[0]] < 0]
     ((right, left),) = [e for e in starts if side[e[1]] > 0]
     upper, lower = [left], [right]
-    while (apex := across[left, right]) != b:
+    for _ in cells:
+        apex = across[left, right]
+        if apex == b:
+            return upper, lower
         if side[apex] > 0:
             left = apex
             upper.append(left)
         else:
             right = apex
             lower.append(right)
-    return upper, lower
+    raise KeyError("the triangles do not lead from a to b")
 
 
 def _fill(points, a: int, b: int, chain: list) -> list:

@@ -62,8 +62,8 @@ def descend(
             if enough or k >= cg_steps or small.exhausted:
                 break
         beta = small.beta
-        s = basis.V @ jnp.asarray(small.y, x.dtype) - here.q
-        slope = float(jnp.vdot(here.misfit_gradient + beta * here.prior_gradient, s))
+        s, slope = _step(here, basis.V, small.y.astype(x.dtype), beta)
+        slope = float(slope)
         phi = misfit + beta * prior
         value = _not_above(run.along(x, s, beta), max(misfit, target * size / 2))
         found = armijo(value, phi, slope, run.eps) if slope < 0 else None
@@ -112,12 +112,22 @@ class _Here(NamedTuple):
 def _begin(objective: Objective, x) -> tuple[_Here, Bidiagonal]:
     r, push = jax.linearize(objective.residual, x)
     pull = jax.linear_transpose(push, x)
-    g, p = pull(r)[0], objective.prior_gradient(x)
-    q = objective.covariance(x, p)
-    products = jnp.stack(
-        [jnp.vdot(g, objective.covariance(x, g)), jnp.vdot(g, q), jnp.vdot(p, q)]
-    )
-    return _Here(g, p, q, products), bidiagonal_start(push(q) - r, x.size, ROOM)
+    solve = functools.partial(objective.covariance, x)
+    p = objective.prior_gradient(x)
+    q = solve(p)
+    d = push(q) - r
+    (pulled,) = jax.vmap(pull)(jnp.stack([r, d]))
+    solved = jax.vmap(solve)(pulled)
+    g, Rg = pulled[0], solved[0]
+    products = jnp.stack([jnp.vdot(g, Rg), jnp.vdot(g, q), jnp.vdot(p, q)])
+    return _Here(g, p, q, products), bidiagonal_start(d, pulled[1], solved[1], ROOM)
+
+
+@jax.jit
+def _step(here: _Here, V, y, beta):
+    """The step z - q of z = V y, and the objective's slope along it."""
+    s = V @ y - here.q
+    return s, jnp.vdot(here.misfit_gradient + beta * here.prior_gradient, s)
 
 
 def _extend(objective: Objective, x, basis: Bidiagonal) -> Bidiagonal:

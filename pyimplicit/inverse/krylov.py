@@ -62,16 +62,20 @@ class Bidiagonal(NamedTuple):
     k: jax.Array
 
 
-def bidiagonal_start(d, n: int, room: int) -> Bidiagonal:
-    """Empty, with u₁ = d/|d|; room for `room - 1` steps."""
+def bidiagonal_start(d, pulled, solved, room: int) -> Bidiagonal:
+    """The first vectors, u₁ = d/|d| and v₁ ~ R⁻¹Jᵀd; room for `room - 1` steps.
+
+    `pulled`, `solved`: Jᵀd and R⁻¹Jᵀd, `(n,)`.
+    """
     zeros = functools.partial(jnp.zeros, dtype=d.dtype)
     norm = jnp.linalg.norm(d)
+    energy = jnp.sqrt(jnp.maximum(jnp.vdot(solved, pulled), 0))  # |v| before scaling
     return Bidiagonal(
         zeros((d.size, room)).at[:, 0].set(_divide(d, norm)),
-        zeros((n, room)),
-        zeros(room),
+        zeros((solved.size, room)).at[:, 0].set(_divide(solved, energy)),
+        zeros(room).at[0].set(_divide(energy, norm)),
         zeros(room).at[0].set(norm),
-        zeros(n),
+        _divide(pulled, energy),
         jnp.array(0),
     )
 
@@ -100,29 +104,24 @@ def bidiagonalise(
         process*, SIAM J. Sci. Comput. 21 (2000). doi:10.1137/S1064827597327309
     """
 
-    def right(U, gamma, w, k, least=0.0):
-        """αₖ vₖ = R⁻¹Jᵀuₖ - γₖ vₖ₋₁, kept as w = R v."""
-        w = pull(U[:, k]) - gamma[k] * jnp.where(k > 0, w, 0)
-        v = solve(w)
-        norm = jnp.sqrt(jnp.maximum(jnp.vdot(v, w), 0))
-        return _divide(v, norm, least), _divide(w, norm, least), norm
-
     def body(_, basis):
         U, V, alpha, gamma, w, k = basis
-        v, w, norm = jax.lax.cond(
-            k == 0, lambda: right(U, gamma, w, k), lambda: (V[:, k], w, alpha[k])
-        )
-        V, alpha = V.at[:, k].set(v), alpha.at[k].set(norm)
         least = 100 * jnp.finfo(w.dtype).eps * alpha[0]  # below is round-off
-        u = push(v) - norm * U[:, k]
+        u = push(V[:, k]) - alpha[k] * U[:, k]
         for _ in range(2):
             u = u - U @ (U.T @ u)
         norm = jnp.linalg.norm(u)
-        U = U.at[:, k + 1].set(_divide(u, norm, least))
-        gamma = gamma.at[k + 1].set(norm)
-        v, w, norm = right(U, gamma, w, k + 1, least)
+        u = _divide(u, norm, least)
+        w = pull(u) - norm * w  # R v, so that |v|² = v·w
+        v = solve(w)
+        energy = jnp.sqrt(jnp.maximum(jnp.vdot(v, w), 0))
         return Bidiagonal(
-            U, V.at[:, k + 1].set(v), alpha.at[k + 1].set(norm), gamma, w, k + 1
+            U.at[:, k + 1].set(u),
+            V.at[:, k + 1].set(_divide(v, energy, least)),
+            alpha.at[k + 1].set(energy),
+            gamma.at[k + 1].set(norm),
+            _divide(w, energy, least),
+            k + 1,
         )
 
     return jax.lax.fori_loop(0, steps, body, start)

@@ -44,7 +44,7 @@ class GaussianPrior(AbstractPrior):
     precision: jax.Array
     reference: Any = 0.0
 
-    def __init__(self, precision=1.0, reference: Any = 0.0):
+    def __init__(self, precision: Any = 1.0, reference: Any = 0.0):
         self.precision = jnp.asarray(precision, float)
         self.reference = reference
         if self.precision.ndim > 2 or not _positive(self.precision):
