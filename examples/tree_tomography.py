@@ -95,8 +95,7 @@ class Section:
 def wavenumbers(electrodes, low=4, high=6) -> tuple[jax.Array, jax.Array]:
     """k [1/m] and weights w such that Σ w ũ(k), for a unit current, is u = 2/π ∫ ũ dk for
     I/2: `low` Gauss-Legendre points in sqrt(k) up to k₀ = 1/(2 r), `high` Gauss-Laguerre
-    points above, for the smallest spacing r (LaBrecque et al. 1996,
-    doi:10.1190/1.1444055, choose likewise)."""
+    points above, for the smallest spacing r."""
     gap = np.linalg.norm(electrodes - np.roll(electrodes, 1, axis=0), axis=1)
     k0 = 1 / (2 * gap.min())
     t, w = np.polynomial.legendre.leggauss(low)

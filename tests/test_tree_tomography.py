@@ -335,3 +335,23 @@ def test_the_command_line(tmp_path):
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert f"{file}:11: column u must be a number" in done.stderr
     assert not (tmp_path / "p").exists()
+
+
+def test_without_matplotlib_the_rest_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    summary = tree.main(out=tmp_path, cells=150, plane=True)
+    assert list(summary["files"]) == ["conductivity.vtu", "summary.json"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_pictures_of_cells_and_their_refusals(tmp_path):
+    mesh = pi.fem.Mesh.rectangle(2, 2)
+    made, axes = tree.plot.figure(4, 3, 2)
+    tree.plot.field(axes[0], mesh, np.arange(mesh.n_cells), label="number")
+    assert tree.plot.save(made, tmp_path / "cells.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match="one number per node or per cell"):
+        tree.plot.field(axes[1], mesh, np.zeros(3), label="")
+    with pytest.raises(ValueError, match="triangles in the plane"):
+        box = pi.fem.Mesh.box(1, 1, 1)
+        tree.plot.field(axes[1], box, np.zeros(box.n_points), label="")
+    assert [f.name for f in tmp_path.iterdir()] == ["cells.png"]

@@ -9,18 +9,20 @@ compiled JAX programs call it directly; nothing here needs Python.
 module ImplicitAdjoints
 
 using ChainRulesCore:
-    ChainRulesCore, AbstractZero, NoTangent, ProjectTo, Tangent, ZeroTangent, @thunk, unthunk
+    ChainRulesCore, AbstractZero, NoTangent, ProjectTo, Tangent, ZeroTangent, @thunk,
+    unthunk
 using Libdl: Libdl
 using LinearAlgebra:
-    LinearAlgebra, Symmetric, det, diag, issuccess, ldiv!, mul!
+    LinearAlgebra, Symmetric, det, diag, issuccess, ldiv!, mul!, tril
 using PrecompileTools: @compile_workload, @setup_workload
 using SparseArrays:
-    SparseArrays, SparseMatrixCSC, nnz, nonzeros, nzrange, rowvals, sparse
+    SparseArrays, SparseMatrixCSC, nonzeros, nzrange, rowvals, sparse
 using SparseArrays: CHOLMOD, LibSuiteSparse, UMFPACK
 
 include("status.jl")
 include("threads.jl")
 include("pattern.jl")
+include("cache.jl")
 include("factor.jl")
 include("linear.jl")
 include("assembly.jl")

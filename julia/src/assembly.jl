@@ -16,7 +16,8 @@ land in place ``s``. It is linear, and is called like a function: `assembly(κ)`
 threads never write to the same place and the sums have a fixed order.
 
 # Throws
-- `DimensionMismatch` if sizes do not fit; `ArgumentError` for a flat cell.
+- `DimensionMismatch` if sizes do not fit; `ArgumentError` for a flat cell, or a number
+  that is out of range.
 """
 struct DiffusionAssembly
     byentry::SparseMatrixCSC{Float64,Int}  # ncells × nentries: column s makes v_s
@@ -29,6 +30,10 @@ function DiffusionAssembly(points, cells, slot, nentries::Integer)
         "cells in $dim dimensions must have $(dim + 1) corners. Got $k."))
     size(slot) == (k, k, size(cells, 2)) || throw(DimensionMismatch(
         "`slot` must have size $((k, k, size(cells, 2))). Got $(size(slot))."))
+    all(in(1:size(points, 2)), cells) || throw(ArgumentError(
+        "`cells` must lie in 1:$(size(points, 2)). Got $(extrema(cells))."))
+    all(in(1:nentries), slot) || throw(ArgumentError(
+        "`slot` must lie in 1:$nentries. Got $(extrema(slot))."))
     ncells = size(cells, 2)
     weight = Array{Float64}(undef, k, k, ncells)
     foreach_threaded(cld(ncells, 4096)) do chunk
@@ -57,7 +62,8 @@ end
 
 # y = Mᵀ x, threaded over the columns of M.
 function gather(M::SparseMatrixCSC, x::AbstractVector)
-    length(x) == M.m || throw(DimensionMismatch("expected $(M.m) numbers, got $(length(x))."))
+    length(x) == M.m ||
+        throw(DimensionMismatch("expected $(M.m) numbers, got $(length(x))."))
     y = Vector{promote_type(Float64, eltype(x))}(undef, M.n)
     chunk = 16384
     foreach_threaded(cld(M.n, chunk)) do c

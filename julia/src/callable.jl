@@ -20,7 +20,10 @@ Pushforward(f, which) = Pushforward{typeof(f),NTuple{length(which),Bool}(which)}
     Pullback(f, which)
 
 The function ``(x…, ȳ…) ↦ J_f(x)ᵀ ȳ`` by `f`'s `rrule`, for the arguments that `which`
-marks; a tuple where these are several. See [`Pushforward`](@ref).
+marks, as a tuple. It is the transpose of [`Pushforward`](@ref), as JAX has it: where
+ChainRules' pullback ``P`` of a complex function is the adjoint, this is
+``ȳ ↦ (P(ȳ^*))^*``. For the pairing ``Re Σ ȳ ẏ`` that is the transpose also where `f` is
+not holomorphic, since ``Re Σ ȳ ẏ = ⟨ȳ^*, ẏ⟩ = ⟨P(ȳ^*), ẋ⟩``.
 """
 struct Pullback{F,W}
     f::F
@@ -41,7 +44,8 @@ function Base.showerror(io::IO, err::MissingRule)
     mode = err.kind === :frule ? "forward" : "reverse"
     print(io, "no ChainRules `", err.kind, "` for `", err.name, "` with arguments ",
         err.types, ", so it has no ", mode, "-mode derivative. Define ChainRulesCore.",
-        err.kind, " for it, or load the package that does (for Base functions: ChainRules).")
+        err.kind, " for it, or load the package that does (for Base functions: ",
+        "ChainRules).")
 end
 
 marks(::Pushforward{F,W}) where {F,W} = W
@@ -52,45 +56,52 @@ name(p::Pushforward) = "Pushforward(" * name(p.f) * ")"
 name(p::Pullback) = "Pullback(" * name(p.f) * ")"
 name(a::DiffusionAssembly) = "DiffusionAssembly"
 
-function (p::Pushforward{F,W})(args...) where {F,W}
-    n = length(W)
-    x, tangents = args[1:n], args[(n + 1):end]
-    ẋ = spread(W, tangents, NoTangent())
+function (p::Pushforward{F,W})(args::Vararg{Any,N}) where {F,W,N}
+    x, tangents = divide(args, Val(length(W)))
+    ẋ = spread(Val(W), tangents, NoTangent())
     result = ChainRulesCore.frule((NoTangent(), ẋ...), p.f, x...)
     result === nothing && throw(MissingRule(name(p.f), :frule, map(typeof, x)))
     y, ẏ = result
     return densify(unthunk(ẏ), y)
 end
 
-function (p::Pullback{F,W})(args...) where {F,W}
-    n = length(W)
-    x, ȳ = args[1:n], args[(n + 1):end]
+function (p::Pullback{F,W})(args::Vararg{Any,N}) where {F,W,N}
+    x, ȳ = divide(args, Val(length(W)))
     result = ChainRulesCore.rrule(p.f, x...)
     result === nothing && throw(MissingRule(name(p.f), :rrule, map(typeof, x)))
     y, pullback = result
-    ȳ = y isa Tuple ? Tangent{typeof(y)}(ȳ...) : only(ȳ)
-    x̄ = Base.tail(pullback(ȳ))
-    marked = keep(W, x̄)
-    return map((t, v) -> densify(unthunk(t), v), marked, keep(W, x))
+    ȳ = map(conjugate, ȳ)
+    x̄ = Base.tail(pullback(y isa Tuple ? Tangent{typeof(y)}(ȳ...) : only(ȳ)))
+    return map(keep(Val(W), x̄), keep(Val(W), x)) do t, v
+        conjugate(densify(unthunk(t), v))
+    end
 end
 
-# The elements of `given` at the places marked in `which`, `rest` elsewhere.
-spread(::Tuple{}, ::Tuple{}, rest) = ()
-spread(which::Tuple, given::Tuple, rest) =
-    first(which) ? (first(given), spread(Base.tail(which), Base.tail(given), rest)...) :
-    (rest, spread(Base.tail(which), given, rest)...)
+conjugate(t) = conj(t)
+conjugate(t::Tuple) = map(conjugate, t)
 
-# The elements of `all` at the places marked in `which`.
-keep(::Tuple{}, ::Tuple{}) = ()
-keep(which::Tuple, all::Tuple) =
-    first(which) ? (first(all), keep(Base.tail(which), Base.tail(all))...) :
-    keep(Base.tail(which), Base.tail(all))
+# These three go by the lengths and marks in types, so that they are inferred.
 
+divide(all::NTuple{N,Any}, ::Val{n}) where {N,n} =
+    ntuple(i -> all[i], Val(n)), ntuple(i -> all[n + i], Val(N - n))
+
+# The elements of `given` at the places marked in `W`, `rest` elsewhere.
+@generated function spread(::Val{W}, given::Tuple, rest) where {W}
+    places = cumsum(collect(Bool, W))
+    return :(tuple($((w ? :(given[$k]) : :rest for (w, k) in zip(W, places))...)))
+end
+
+# The elements of `all` at the places marked in `W`.
+@generated keep(::Val{W}, all::Tuple) where {W} =
+    :(tuple($((:(all[$i]) for i in eachindex(W) if W[i])...)))
+
+# A tangent of `v` (an array, a number or a tuple of these) as a thing of that kind.
 densify(t, v) = t
 densify(::AbstractZero, v) = zero(v)
-densify(t::Tangent{<:Tuple}, v::Tuple) = map(densify ∘ unthunk, Tuple(t), v)
-densify(t::Tuple, v::Tuple) = map((a, b) -> densify(unthunk(a), b), t, v)
 densify(::AbstractZero, v::Tuple) = map(zero, v)
+densify(t::Tangent{<:Tuple}, v::Tuple) = map(densify_one, ChainRulesCore.backing(t), v)
+densify(t::Tuple, v::Tuple) = map(densify_one, t, v)
+densify_one(t, v) = densify(unthunk(t), v)
 
 """
     has_rule(f, types) -> Bool

@@ -1,148 +1,43 @@
-# Numeric factorisations and the cache that finds them again.
+# Numeric factorisation by the two libraries that come with Julia.
 #
-# A factor is kept together with the values it was made from and is used again when the
-# values are equal, compared by memory. So a forward solve, its adjoint, its tangents and
-# its second derivatives share one factorisation, though each is a pure function call.
+# These names are not documented by SparseArrays. They are there, with the same meaning,
+# in Julia 1.10 and 1.11; for another version, look at each use.
+for (owner, names) in (
+    CHOLMOD => (:symbolic, :solve, :get_perm, :getcommon, Symbol("@cholmod_param"),
+        :CHOLMOD_A, :Dense, :Sparse),
+    UMFPACK => (:UmfpackLU, :Symbolic, :umfpack_symbolic!, :get_umfpack_control,
+        :JL_UMFPACK_IRSTEP, :umferror),
+    LibSuiteSparse => (:cholmod_l_factorize_p, :umfpack_dl_get_numeric,
+        :umfpack_zl_get_numeric, :UMFPACK_NUMERIC_SIZE, :UMFPACK_SIZE_OF_UNIT),
+), name in names
+    isdefined(owner, name) || throw(ErrorException(
+        "ImplicitAdjoints uses `$owner.$name`, which SparseArrays of Julia $VERSION " *
+        "lacks. Use Julia 1.10 or 1.11."))
+end
 
 # What elimination left of a pivot, relative to what stood in its place before, is
 # invariant under scaling of rows and columns, and round-off for a singular matrix.
 singular_below(n) = 10 * eps() * max(1, n)
 
-mutable struct Factor{T}
-    const pattern::SparsePattern
-    const values::Vector{T}
-    const lock::ReentrantLock  # one thread factorises and solves, the others wait
-    A::SparseMatrixCSC{T,Int}
-    numeric::Union{Nothing,CHOLMOD.Factor{Float64},UMFPACK.UmfpackLU{T,Int}}
-    norm::Float64              # largest row sum of |A|, and of its transpose
-    normᵀ::Float64
-    status::Union{Nothing,Status}  # nothing: not factorised yet
-    bytes::Int
-    used::Int                  # the tick of its last use
-end
-
-function Factor(pattern::SparsePattern, values::Vector{T}) where {T}
-    none = SparseMatrixCSC(0, 0, [1], Int[], T[])
-    bytes = 3 * sizeof(values)
-    return Factor{T}(
-        pattern, values, ReentrantLock(), none, nothing, 0.0, 0.0, nothing, bytes, 0)
-end
-
-# --- cache ---------------------------------------------------------------------------
-
-const CACHE = Dict{Tuple{Int,DataType},Vector{Factor}}()
-const CACHE_LOCK = ReentrantLock()  # held for look-ups only, never while solving
-const CACHE_LIMIT = Ref(2^30)
-const TICK = Ref(0)
-const COUNTS = (
-    analyses = Threads.Atomic{Int}(0),
-    factorisations = Threads.Atomic{Int}(0),
-    cache_hits = Threads.Atomic{Int}(0),
-    solves = Threads.Atomic{Int}(0),
-)
-
-"""
-    counters()
-
-Work since [`clear!`](@ref), as a named tuple: `analyses` (symbolic), `factorisations`
-(numeric), `cache_hits`, `solves` (right-hand sides), and what is kept: `bytes`, `factors`.
-"""
-function counters()
-    work = map(getindex, COUNTS)
-    return lock(CACHE_LOCK) do
-        kept = Iterators.flatten(values(CACHE))
-        (; work..., bytes = sum(f -> f.bytes, kept; init = 0),
-            factors = sum(length, values(CACHE); init = 0))
-    end
-end
-
-"""
-    clear!()
-
-Drop all factors and set the counters to zero.
-"""
-function clear!()
-    foreach(c -> c[] = 0, COUNTS)
-    lock(() -> empty!(CACHE), CACHE_LOCK)
-    return nothing
-end
-
-"""
-    limit_cache!(bytes)
-
-Bound the memory of kept factors. The factor in use is always kept.
-"""
-limit_cache!(bytes::Integer) = (CACHE_LIMIT[] = bytes; nothing)
-
-# The factor of these values: a kept one where they are the same, else an empty one.
-function find_factor(pattern::SparsePattern, values::AbstractVector{T}) where {T}
-    lock(CACHE_LOCK)
-    try
-        kept = get!(() -> Factor[], CACHE, (pattern.id, T))
-        TICK[] += 1
-        for factor in kept
-            if same(factor::Factor{T}, values)
-                Threads.atomic_add!(COUNTS.cache_hits, 1)
-                factor.used = TICK[]
-                return factor::Factor{T}
-            end
-        end
-        factor = Factor(pattern, Vector{T}(values))
-        factor.used = TICK[]
-        push!(kept, factor)
-        return factor
-    finally
-        unlock(CACHE_LOCK)
-    end
-end
-
-# Bitwise, so that NaN equals itself and comparing stops at the first difference.
-same(factor::Factor{T}, values::AbstractVector{T}) where {T} =
-    length(values) == length(factor.values) && GC.@preserve factor values begin
-        0 == @ccall memcmp(
-            pointer(factor.values)::Ptr{Cvoid}, pointer(values)::Ptr{Cvoid},
-            sizeof(factor.values)::Csize_t)::Cint
-    end
-
-# Drop the longest unused factors until the bound holds; those in use stay alive.
-function evict!(keep::Factor)
-    lock(CACHE_LOCK)
-    try
-        total = sum(f -> f.bytes, Iterators.flatten(values(CACHE)); init = 0)
-        while total > CACHE_LIMIT[]
-            oldest = nothing
-            for kept in values(CACHE), factor in kept
-                factor === keep && continue
-                (oldest === nothing || factor.used < oldest.used) && (oldest = factor)
-            end
-            oldest === nothing && break
-            total -= oldest.bytes
-            filter!(f -> f !== oldest, CACHE[(oldest.pattern.id, eltype(oldest.values))])
-        end
-    finally
-        unlock(CACHE_LOCK)
-    end
-    return nothing
-end
-
-# --- factorisation -------------------------------------------------------------------
-
 # The caller holds the factor's lock.
-function factorise!(factor::Factor)
-    factor.status === nothing || return factor
+function factorise!(factor::Factor{T}) where {T}
+    status = factor.status
+    status === nothing || return status
     Threads.atomic_add!(COUNTS.factorisations, 1)
     pattern = factor.pattern
-    factor.A, status = compress(pattern, factor.values)
+    factor.nzval = Vector{T}(undef, length(pattern.slot))
+    status = compress!(factor.nzval, pattern, factor.values)
     if status == CONVERGED
-        factor.norm, factor.normᵀ = norms(pattern, factor.A)
+        factor.norm, factor.normᵀ = norms(pattern, factor.nzval)
         status = pattern.structure == SPD ? cholesky!(factor) : lu!(factor)
     end
+    stored = sizeof(factor.values) + sizeof(factor.nzval) + stored_bytes(factor.numeric)
+    free!(make_room!(factor, stored))
     factor.status = status
-    evict!(factor)
-    return factor
+    return status
 end
 
-# Symbolic analysis, once per pattern and element type. `make` runs under the lock.
+# What the symbolic analysis of a pattern left, once per type. `make` runs under the lock.
 function analysis(make, pattern::SparsePattern, ::Type{S}) where {S}
     lock(pattern.lock)
     try
@@ -155,69 +50,109 @@ function analysis(make, pattern::SparsePattern, ::Type{S}) where {S}
     end
 end
 
+matrix(factor::Factor) = SparseMatrixCSC(factor.pattern.n, factor.pattern.n,
+    factor.pattern.colptr, factor.pattern.rowval, factor.nzval)
+
+stored_bytes(::Nothing) = 0
+free!(::Nothing) = nothing
+
+# --- CHOLMOD -------------------------------------------------------------------------
+
+# The symbolic factor, and a matrix of which only the places are used.
+struct CholeskyAnalysis
+    symbolic::CHOLMOD.Factor{Float64,Int}
+    places::CHOLMOD.Sparse{Float64,Int}
+end
+
 function cholesky!(factor::Factor{Float64})
-    S = CHOLMOD.Factor{Float64,Int}
-    A = Symmetric(factor.A, :L)
-    symbolic = analysis(factor.pattern, S) do
-        CHOLMOD.symbolic(CHOLMOD.Sparse(A))
+    pattern, nzval = factor.pattern, factor.nzval
+    start = analysis(pattern, CholeskyAnalysis) do
+        A = CHOLMOD.Sparse(Symmetric(matrix(factor), :L))
+        CholeskyAnalysis(CHOLMOD.symbolic(A), A)
     end
-    F = LinearAlgebra.cholesky!(copy(symbolic), A; check = false)
-    n = size(factor.A, 1)
-    if !issuccess(F)
-        # Was it a zero pivot spoilt by round-off, or an indefinite matrix? A shift of the
-        # size of round-off mends the first.
-        shift = 100 * singular_below(n) * maximum(abs, diag(factor.A); init = 0.0)
-        F = LinearAlgebra.cholesky!(copy(symbolic), A; shift, check = false)
-        return issuccess(F) ? SINGULAR : NOT_POSITIVE_DEFINITE
+    # Fresh memory has to be mapped page by page: a tenth of the factorisation.
+    spare = make_room!(factor, 2 * sizeof(factor.values) + stored_bytes(start.symbolic))
+    F = spare === nothing ? copy(start.symbolic) : spare::CHOLMOD.Factor{Float64,Int}
+    numeric_cholesky!(F, start.places, nzval, 0.0)
+    below = singular_below(pattern.n)
+    if issuccess(F) && left_of_pivots(F, pattern, nzval) > below
+        factor.numeric = F
+        return CONVERGED
     end
-    before = diag(factor.A)[CHOLMOD.get_perm(F)]
-    left = minimum(((l, a),) -> l^2 / a, zip(diag(F), before); init = 1.0)
-    left > singular_below(n) || return SINGULAR
-    factor.numeric = F
-    factor.bytes += stored_bytes(F)
-    return CONVERGED
+    # Was it a zero pivot spoilt by round-off, or an indefinite matrix? A shift of the size
+    # of round-off mends the first.
+    shift = 100 * below * maximum(abs, nzval; init = 0.0)
+    issuccess(F) || numeric_cholesky!(F, start.places, nzval, shift)
+    status = issuccess(F) ? SINGULAR : NOT_POSITIVE_DEFINITE
+    free!(F)
+    return status
+end
+
+# CHOLMOD.cholesky!, but it reads `nzval` where they lie: to build a CHOLMOD.Sparse costs
+# a twentieth of the factorisation.
+function numeric_cholesky!(F, places, nzval, shift)
+    A = unsafe_load(pointer(places))  # a copy of the C struct, not of its arrays
+    A.x = pointer(nzval)
+    GC.@preserve places nzval A CHOLMOD.@cholmod_param final_ll = true begin
+        LibSuiteSparse.cholmod_l_factorize_p(
+            pointer_from_objref(A), [shift, 0.0], C_NULL, 0, F, CHOLMOD.getcommon(Int))
+    end
+    return F
+end
+
+# min l² / a over the pivots. In the lower triangle of a definite matrix the diagonal
+# leads each column.
+function left_of_pivots(F::CHOLMOD.Factor, pattern, nzval)
+    l, p = diag(F), CHOLMOD.get_perm(F)
+    return minimum(k -> l[k]^2 / nzval[pattern.colptr[p[k]]], eachindex(l))
 end
 
 # `nnz(F)` would convert the whole factor to count it: a third of the factorisation.
 function stored_bytes(F::CHOLMOD.Factor)
     f = unsafe_load(pointer(F))
-    return Int(f.is_super != 0 ? 8 * f.xsize + 8 * f.ssize : 16 * f.nzmax)
+    return Int(8 * (f.is_super != 0 ? f.xsize + f.ssize + 3 * f.nsuper + 2 * f.n :
+                    2 * f.nzmax + 6 * f.n))
 end
 
-cholesky!(::Factor{ComplexF64}) = throw(ArgumentError(
-    "a pattern with structure \"spd\" takes real values; use \"symmetric\"."))
+free!(F::CHOLMOD.Factor) = finalize(F)
+
+# X = A \ B.
+backsolve!(X, F::CHOLMOD.Factor, B::Matrix{Float64}, ::Bool) =
+    copyto!(X, CHOLMOD.solve(CHOLMOD.CHOLMOD_A, F, CHOLMOD.Dense(B)))
+
+# --- UMFPACK -------------------------------------------------------------------------
 
 function lu!(factor::Factor{T}) where {T}
-    S = UMFPACK.UmfpackLU{T,Int}
     control = UMFPACK.get_umfpack_control(T, Int)
     control[UMFPACK.JL_UMFPACK_IRSTEP] = 0  # we refine, and only where it is needed
-    F = UMFPACK.UmfpackLU(factor.A; control)
-    first = analysis(factor.pattern, S) do
+    F = UMFPACK.UmfpackLU(matrix(factor); control)
+    factor.nzval = F.nzval  # equal; one of the two is enough
+    # Threads may share the symbolic object: UMFPACK only reads it from now on.
+    F.symbolic = analysis(factor.pattern, UMFPACK.Symbolic{T,Int}) do
         UMFPACK.umfpack_symbolic!(F, nothing)
-        F
+        F.symbolic
     end
-    F.symbolic = first.symbolic
     LinearAlgebra.lu!(F; check = false)
-    issuccess(F) || return SINGULAR
-    left_of_pivots(F, factor.A) > singular_below(size(factor.A, 1)) || return SINGULAR
-    factor.numeric = F
-    factor.bytes += 12 * Int(F.info[UMFPACK_LU_ENTRIES]) + 2 * sizeof(factor.values)
-    return CONVERGED
+    if issuccess(F) && left_of_pivots(F, factor) > singular_below(factor.pattern.n)
+        factor.numeric = F
+        return CONVERGED
+    end
+    free!(F)
+    return SINGULAR
 end
 
-const UMFPACK_LU_ENTRIES = 44 + 1  # UMFPACK_LNZ of umfpack.h, counted from one
-
 # min |U_kk| / max_i |R A|_ik over the columns, with UMFPACK's row scaling R.
-function left_of_pivots(F::UMFPACK.UmfpackLU{T,Int}, A) where {T}
-    n = size(A, 1)
+function left_of_pivots(F::UMFPACK.UmfpackLU{T,Int}, factor::Factor{T}) where {T}
+    pattern, nzval = factor.pattern, factor.nzval
+    n = pattern.n
     D, Q, R = Vector{T}(undef, n), Vector{Int}(undef, n), Vector{Float64}(undef, n)
     divide = pivots!(D, Q, R, F)
     largest = zeros(n)
-    for j in 1:n, k in nzrange(A, j)
-        r = R[rowvals(A)[k]]
-        largest[j] = max(largest[j], abs(nonzeros(A)[k]) * (divide ? 1 / r : r))
+    for j in 1:n, k in pattern.colptr[j]:(pattern.colptr[j + 1] - 1)
+        r = R[pattern.rowval[k]]
+        largest[j] = max(largest[j], abs(nzval[k]) * (divide ? 1 / r : r))
     end
-    return minimum(k -> abs(D[k]) / largest[Q[k] + 1], 1:n; init = 1.0)
+    return minimum(k -> abs(D[k]) / largest[Q[k] + 1], 1:n)
 end
 
 function pivots!(D::Vector{Float64}, Q, R, F)
@@ -237,10 +172,16 @@ function pivots!(D::Vector{ComplexF64}, Q, R, F)
     return recip[] == 0
 end
 
+# `nzval` is the factor's own and counted there.
+function stored_bytes(F::UMFPACK.UmfpackLU)
+    units = F.info[LibSuiteSparse.UMFPACK_NUMERIC_SIZE + 1]
+    return Int(units * F.info[LibSuiteSparse.UMFPACK_SIZE_OF_UNIT + 1]) +
+           sizeof(F.colptr) + sizeof(F.rowval) + sizeof(F.workspace.Wi) +
+           sizeof(F.workspace.W)
+end
+
+free!(F::UMFPACK.UmfpackLU) = finalize(F.numeric)
+
 # X = A \ B or transpose(A) \ B.
-function backsolve(F::CHOLMOD.Factor, B::Matrix{Float64}, ::Bool)
-    return Matrix(CHOLMOD.solve(CHOLMOD.CHOLMOD_A, F, CHOLMOD.Dense(B)))
-end
-function backsolve(F::UMFPACK.UmfpackLU{T}, B::Matrix{T}, transposed::Bool) where {T}
-    return ldiv!(similar(B), transposed ? transpose(F) : F, B)
-end
+backsolve!(X, F::UMFPACK.UmfpackLU{T}, B::Matrix{T}, transposed::Bool) where {T} =
+    ldiv!(X, transposed ? transpose(F) : F, B)

@@ -21,36 +21,40 @@ function register_pattern(key::Integer, n::Integer, rows, cols, structure)
     return nothing
 end
 
+function known_pattern(key::Int64)
+    lock(PATTERNS_LOCK)
+    try
+        pattern = get(KNOWN_PATTERNS, key, nothing)
+        pattern === nothing && throw(ArgumentError(
+            "the compiled function refers to a sparse pattern of another process. " *
+            "Build its SparsePattern here before calling it."))
+        return pattern
+    finally
+        unlock(PATTERNS_LOCK)
+    end
+end
+
 # One or many matrices of one pattern, one or many right-hand sides each. Samples with
 # the same matrix are solved together, different matrices on different threads.
 struct SparseSolve end
 
-function (::SparseSolve)((x, status, residual), (values, b), attrs)
-    key = attribute(attrs, :pattern)
-    pattern = lock(() -> get(KNOWN_PATTERNS, key, nothing), PATTERNS_LOCK)
-    pattern === nothing && throw(ArgumentError(
-        "the compiled function refers to a sparse pattern of another process. " *
-        "Build its SparsePattern here before calling it."))
+function (::SparseSolve)(outs, ins, attrs)
+    x, status, _ = outs
+    values, b = ins
+    pattern = known_pattern(attribute(attrs, :pattern))
+    values.dims == (nentries(pattern),) && b.dims == x.dims == (pattern.n,) ||
+        throw(DimensionMismatch(
+            "$pattern got $(values.dims[1]) values, $(b.dims[1]) rows."))
     transposed = attribute(attrs, :transpose) != 0
-    n = Int(nsamples(x))
-    matrix = [source(values, x, s) for s in 1:n]
-    groups = [Int[] for _ in 1:nsamples(values)]
-    foreach(s -> push!(groups[matrix[s]], s), 1:n)
-    T = promote_type(Float64, eltype(x))
-    foreach_threaded(length(groups)) do m
-        mine = groups[m]
-        isempty(mine) && return
-        # A copy, if it is not yet in double precision; the cache makes its own.
-        factor = find_factor(pattern, convert(Vector{T}, sample(values, m)))
-        B = Matrix{T}(undef, pattern.n, length(mine))
-        for (c, s) in enumerate(mine)
-            copyto!(@view(B[:, c]), sample(b, source(b, x, s)))
-        end
-        X, code, error = solve(factor, B, transposed)
-        for (c, s) in enumerate(mine)
-            copyto!(sample(x, s), @view(X[:, c]))
-            unsafe_store!(status.data, Int32(code[c]), s)
-            unsafe_store!(residual.data, error[c], s)
+    n = nsamples(x)
+    if n == 1
+        solve_samples!(outs, ins, pattern, transposed, 1, 1:1)
+    else
+        groups = [Int[] for _ in 1:nsamples(values)]
+        foreach(s -> push!(groups[source(values, x, s)], s), 1:n)
+        foreach_threaded(length(groups)) do m
+            isempty(groups[m]) ||
+                solve_samples!(outs, ins, pattern, transposed, m, groups[m])
         end
     end
     attribute(attrs, :throw) == 0 && return
@@ -60,6 +64,36 @@ function (::SparseSolve)((x, status, residual), (values, b), attrs)
         which = n > 1 ? ", sample $(s - 1) of $n" : ""
         throw(SolveError(failure(pattern, Status(code), which)))
     end
+end
+
+# Matrix number `m` with the right-hand sides of the samples `mine`.
+function solve_samples!(
+    (x, status, residual), (values, b), pattern::SparsePattern, transposed, m, mine)
+    T = working_type(eltype(x))
+    factor = find_factor(pattern, convert(Vector{T}, sample(values, m)))
+    from = map(s -> source(b, x, s), mine)
+    B = @something neighbours(T, b, from) copied(T, b, from)
+    there = neighbours(T, x, mine)
+    X = @something there similar(B)
+    codes, errors = solve!(X, factor, B, transposed)
+    for (c, s) in enumerate(mine)
+        there === nothing && copyto!(sample(x, s), @view X[:, c])
+        unsafe_store!(status.data, Int32(codes[c]), s)
+        unsafe_store!(residual.data, errors[c], s)
+    end
+end
+
+# These vectors of `o` as columns where they lie, if they are of type T and side by side.
+function neighbours(::Type{T}, o::Operand{S,1}, which) where {T,S}
+    S === T || return nothing
+    all(c -> which[c] == first(which) + c - 1, eachindex(which)) || return nothing
+    return unsafe_wrap(Array, Ptr{T}(address(o, first(which))), (o.dims[1], length(which)))
+end
+
+function copied(::Type{T}, o::Operand, which) where {T}
+    B = Matrix{T}(undef, o.dims[1], length(which))
+    foreach(c -> copyto!(@view(B[:, c]), sample(o, which[c])), eachindex(which))
+    return B
 end
 
 # --- any Julia function of arrays ----------------------------------------------------
@@ -77,33 +111,39 @@ function (a::Apply)(outs, ins, _)
 end
 
 store!(outs::Tuple{Operand}, y, f, s) = store_one!(outs[1], y, f, s)
-function store!(outs::Tuple{Operand,Operand,Vararg{Operand}}, y, f, s)
-    y isa Tuple && length(y) == length(outs) || wrong_count(f, outs, y)
-    store_all!(outs, y, f, s)
+function store!(outs::Tuple, y::Tuple, f, s)
+    length(y) == length(outs) || wrong_count(f, outs, y)
+    foreach((o, v) -> store_one!(o, v, f, s), outs, y)
 end
-store!(outs::Tuple{Operand}, y::Tuple{Any}, f, s) = store_one!(outs[1], y[1], f, s)
-
-store_all!(::Tuple{}, ::Tuple{}, f, s) = nothing
-function store_all!(outs::Tuple, y::Tuple, f, s)
-    store_one!(first(outs), first(y), f, s)
-    store_all!(Base.tail(outs), Base.tail(y), f, s)
-end
+store!(outs::Tuple, y, f, s) = wrong_count(f, outs, y)
+store!(outs::Tuple{Operand}, y::Tuple, f, s) =
+    length(y) == 1 ? store_one!(outs[1], y[1], f, s) : wrong_count(f, outs, y)
 
 function store_one!(o::Operand, v, f, s)
-    size(v) == o.dims || wrong_size(f, o.dims, size(v))
+    has_size(v, o.dims) || wrong_size(f, o.dims, v)
     copyto!(sample(o, s), v)
     return nothing
 end
-function store_one!(o::Operand{T,0}, v, f, s) where {T}
-    size(v) == () || wrong_size(f, (), size(v))
-    unsafe_store!(o.data, convert(T, v isa AbstractArray ? v[] : v), s)
+# The common case, without wrapping the result's memory.
+function store_one!(o::Operand{T,N}, v::Array{T,N}, f, s) where {T,N}
+    has_size(v, o.dims) || wrong_size(f, o.dims, v)
+    GC.@preserve v unsafe_copyto!(address(o, s), pointer(v), length(v))
     return nothing
 end
+function store_one!(o::Operand{T,0}, v, f, s) where {T}
+    has_size(v, ()) || wrong_size(f, (), v)
+    unsafe_store!(o.data, convert(T, v[]), s)
+    return nothing
+end
+store_one!(o::Operand{T,0}, v::Array{T,0}, f, s) where {T} = store_one!(o, v[], f, s)
+
+has_size(v, dims) = v isa Union{Number,AbstractArray} && size(v) == dims
 
 @noinline wrong_count(f, outs, y) = throw(DimensionMismatch(
     "`$(name(f))` must return $(length(outs)) arrays, as `out` says. Got $(typeof(y))."))
-@noinline wrong_size(f, wanted, got) = throw(DimensionMismatch(
-    "`$(name(f))` must return an array of size $wanted, as `out` says. Got size $got."))
+@noinline wrong_size(f, wanted, v) = throw(DimensionMismatch(
+    "`$(name(f))` must return an array of size $wanted, as `out` says. " *
+    "Got $(v isa Union{Number,AbstractArray} ? "size $(size(v))" : typeof(v))."))
 
 """
     function_pointer(f, ins, outs) -> UInt
@@ -127,8 +167,8 @@ numpy_name(::Type{ComplexF64}) = "complex128"
 numpy_name(T::Type) = lowercase(string(T))
 
 # What `f` gets for arguments of these (element type, rank): numbers and arrays.
-argument_types(specs) =
-    Tuple((Int(N) == 0 ? element_type(T) : Array{element_type(T),Int(N)}) for (T, N) in specs)
+argument_types(specs) = Tuple(
+    Int(N) == 0 ? element_type(T) : Array{element_type(T),Int(N)} for (T, N) in specs)
 
 """
     missing_rule(f, ins) -> String

@@ -43,38 +43,37 @@ function SparsePattern(rows, cols, n::Integer; structure::AbstractString = "gene
     rows, cols = Vector{Int}(rows), Vector{Int}(cols)
     length(rows) == length(cols) || throw(ArgumentError(
         "`rows` and `cols` must be equally long. Got $(length(rows)) and $(length(cols))."))
+    n >= 1 || throw(ArgumentError("`n` must be at least 1. Got $n."))
     all(i -> 1 <= i <= n, rows) && all(j -> 1 <= j <= n, cols) ||
         throw(ArgumentError("places must lie in 1:$n."))
-    place = @. (cols - 1) * n + rows
-    order = sortperm(place)
-    sorted = place[order]
-    allunique(place) || throw(ArgumentError("each place must be named once."))
+    # A matrix whose entries are their own numbers sorts them, and its transpose pairs them.
+    A = sparse(rows, cols, eachindex(rows), n, n, (k, _) -> throw(ArgumentError(
+        "each place must be named once. Got ($(rows[k]), $(cols[k])) again.")))
     partner = Int[]
-    slot = order
     if kind != GENERAL
-        mirror = [searchsortedfirst(sorted, (rows[k] - 1) * n + cols[k]) for k in order]
-        for (k, m) in zip(order, mirror)
-            m <= length(sorted) && sorted[m] == (rows[k] - 1) * n + cols[k] ||
-                throw(ArgumentError(
-                    "a symmetric pattern must store both triangles. " *
-                    "Got ($(rows[k]), $(cols[k])) alone."))
-        end
-        partner = order[mirror]
+        Aᵀ = sparse(transpose(A))
+        A.colptr == Aᵀ.colptr && rowvals(A) == rowvals(Aᵀ) || missing_mirror(rows, cols)
+        kind == SPD && ((A, Aᵀ) = (tril(A), tril(Aᵀ)))
+        partner = nonzeros(Aᵀ)
     end
-    if kind == SPD
-        keep = [rows[k] >= cols[k] for k in slot]
-        slot, partner = slot[keep], partner[keep]
-    end
-    colptr = ones(Int, n + 1)
-    for k in slot
-        colptr[cols[k] + 1] += 1
-    end
-    colptr[2:end] .= 1 .+ cumsum(@view(colptr[2:end]) .- 1)
     return SparsePattern(
-        n, kind, rows, cols, colptr, rows[slot], slot, partner, ReentrantLock(),
+        n, kind, rows, cols, A.colptr, rowvals(A), nonzeros(A), partner, ReentrantLock(),
         Dict{DataType,Any}(), Threads.atomic_add!(PATTERNS, 1))
 end
 
+function missing_mirror(rows, cols)
+    places = Set(zip(rows, cols))
+    alone = findfirst(((i, j),) -> (j, i) ∉ places, collect(zip(rows, cols)))
+    throw(ArgumentError(
+        "a symmetric pattern must store both triangles. " *
+        "Got ($(rows[alone]), $(cols[alone])) alone."))
+end
+
+"""
+    nentries(pattern::SparsePattern)
+
+How many entries are stored: the length of `values`.
+"""
 nentries(pattern::SparsePattern) = length(pattern.rows)
 Base.size(pattern::SparsePattern) = (pattern.n, pattern.n)
 function Base.show(io::IO, p::SparsePattern)
@@ -86,73 +85,89 @@ end
 # differences in one entry, not for an advection term.
 const ASYMMETRY = 1e-3
 
-# The compressed columns of `values`, and whether they can be factorised. One pass.
-function compress(pattern::SparsePattern, values::AbstractVector{T}) where {T}
-    nzval = Vector{T}(undef, length(pattern.slot))
-    status = CONVERGED
+# The entries of the compressed columns, and whether they can be factorised. One pass.
+function compress!(nzval::Vector{T}, pattern::SparsePattern, values::Vector{T}) where {T}
+    slot, partner = pattern.slot, pattern.partner
+    infinite = zero(real(T))
+    symmetric = true
     if pattern.structure == GENERAL
-        @inbounds for k in eachindex(nzval)
-            nzval[k] = values[pattern.slot[k]]
+        @inbounds @simd for k in eachindex(nzval)
+            nzval[k] = values[slot[k]]
+            infinite += unless_finite(nzval[k])
         end
     else
         largest = difference = zero(real(T))
         @inbounds for k in eachindex(nzval)
-            a, b = values[pattern.slot[k]], values[pattern.partner[k]]
-            nzval[k] = (a + b) / 2
-            largest = max(largest, abs(a))
-            difference = max(difference, abs(a - b))
+            a, b = values[slot[k]], values[partner[k]]
+            nzval[k] = a == b ? a : a / 2 + b / 2  # `a + b` may overflow
+            infinite += unless_finite(nzval[k])
+            largest = ifelse(magnitude(a) > largest, magnitude(a), largest)
+            d = magnitude(a - b)
+            difference = ifelse(d > difference, d, difference)
         end
-        difference > ASYMMETRY * largest && (status = NOT_SYMMETRIC)
+        symmetric = !(difference > ASYMMETRY * largest)
     end
-    isfinite(sum(abs, nzval)) || (status = NONFINITE)
-    return SparseMatrixCSC(pattern.n, pattern.n, pattern.colptr, pattern.rowval, nzval),
-    status
+    return iszero(infinite) ? (symmetric ? CONVERGED : NOT_SYMMETRIC) : NONFINITE
 end
 
-# R = B - A X (or B - Aᵀ X) for a matrix made by `compress`.
-function residual!(R, pattern::SparsePattern, A::SparseMatrixCSC, X, B, transposed::Bool)
+# Zero, or NaN for NaN and infinity: their sum cannot overflow, unlike that of the values.
+unless_finite(x::Real) = zero(x) * x
+unless_finite(z::Complex) = unless_finite(real(z)) + unless_finite(imag(z))
+
+# A norm of one number that cannot overflow and costs no square root.
+magnitude(x::Real) = abs(x)
+magnitude(z::Complex) = max(abs(real(z)), abs(imag(z)))
+
+# R = B - A X (or B - Aᵀ X), A in compressed columns.
+function residual!(R, pattern::SparsePattern, nzval, X, B, transposed::Bool)
     copyto!(R, B)
-    rows, nz = rowvals(A), nonzeros(A)
-    @inbounds for c in axes(X, 2), j in 1:(A.n)
+    rows, colptr = pattern.rowval, pattern.colptr
+    @inbounds for c in axes(X, 2), j in 1:(pattern.n)
         x = X[j, c]
         if pattern.structure == SPD  # the lower triangle stands for both
             s = zero(eltype(R))
-            for k in nzrange(A, j)
+            for k in colptr[j]:(colptr[j + 1] - 1)
                 i = rows[k]
                 if i == j
-                    s += nz[k] * x
+                    s += nzval[k] * x
                 else
-                    R[i, c] -= nz[k] * x
-                    s += nz[k] * X[i, c]
+                    R[i, c] -= nzval[k] * x
+                    s += nzval[k] * X[i, c]
                 end
             end
             R[j, c] -= s
         elseif transposed
             s = zero(eltype(R))
-            for k in nzrange(A, j)
-                s += nz[k] * X[rows[k], c]
+            for k in colptr[j]:(colptr[j + 1] - 1)
+                s += nzval[k] * X[rows[k], c]
             end
             R[j, c] -= s
         else
-            for k in nzrange(A, j)
-                R[rows[k], c] -= nz[k] * x
+            for k in colptr[j]:(colptr[j + 1] - 1)
+                R[rows[k], c] -= nzval[k] * x
             end
         end
     end
     return R
 end
 
-# The largest absolute row sum of A, and of its transpose.
-function norms(pattern::SparsePattern, A::SparseMatrixCSC)
-    byrow, bycol = zeros(A.n), zeros(A.n)
-    for j in 1:(A.n), k in nzrange(A, j)
-        i, a = rowvals(A)[k], abs(nonzeros(A)[k])
+# The largest row sum of |A|, and of its transpose.
+function norms(pattern::SparsePattern, nzval::Vector)
+    byrow = zeros(pattern.n)
+    bycol = pattern.structure == GENERAL ? zeros(pattern.n) : byrow
+    @inbounds for j in 1:(pattern.n), k in pattern.colptr[j]:(pattern.colptr[j + 1] - 1)
+        i, a = pattern.rowval[k], magnitude(nzval[k])
         byrow[i] += a
-        bycol[j] += a
-        if pattern.structure == SPD && i != j
-            byrow[j] += a
-            bycol[i] += a
+        if pattern.structure == GENERAL || (pattern.structure == SPD && i != j)
+            bycol[j] += a
         end
     end
     return maximum(byrow), maximum(bycol)
+end
+
+# The places of the diagonal in the compressed columns; 0 where it is not stored.
+diagonal_places(p::SparsePattern) = map(1:(p.n)) do j
+    places = p.colptr[j]:(p.colptr[j + 1] - 1)
+    k = searchsortedfirst(@view(p.rowval[places]), j)
+    k <= length(places) && p.rowval[places[k]] == j ? places[k] : 0
 end

@@ -66,7 +66,8 @@ struct ErrorCreate
     code::Cint
 end
 
-const METADATA = 1
+const METADATA = 1                   # an extension's type
+const SCALAR = 3                     # an attribute's type
 const INTERNAL = 13
 const ERROR_CREATE_OFFSET = 48       # of `error_create` in the struct XLA_FFI_Api
 const API_VERSION = Ref((0, 1))      # what we answer: set from jaxlib's header by Python
@@ -96,15 +97,12 @@ struct Operand{T,N}
 end
 
 Base.eltype(::Operand{T}) where {T} = T
-nsamples(o::Operand) = prod(i -> unsafe_load(o.batch, i), 1:(o.nbatch); init = Int64(1))
+nsamples(o::Operand) = prod(i -> Int(unsafe_load(o.batch, i)), 1:(o.nbatch); init = 1)
 
-# Array number `s` (from 1) of an operand, without a copy.
-sample(o::Operand{T,N}, s) where {T,N} =
-    unsafe_wrap(Array, o.data + (s - 1) * prod(o.dims) * sizeof(T), o.dims)
+# Where array number `s` (from 1) of an operand starts, and that array, without a copy.
+address(o::Operand{T}, s) where {T} = o.data + (s - 1) * prod(o.dims) * sizeof(T)
+sample(o::Operand, s) = unsafe_wrap(Array, address(o, s), o.dims)
 sample(o::Operand{T,0}, s) where {T} = unsafe_load(o.data, s)
-
-# All arrays of an operand, one after the other along the last axis.
-samples(o::Operand) = unsafe_wrap(Array, o.data, (o.dims..., Int(nsamples(o))))
 
 # Which array of `o` belongs to sample `s` of the batch of `result`.
 function source(o::Operand, result::Operand, s)
@@ -132,7 +130,8 @@ function operand(::Type{Array{T,N}}, ::Val{Columns}, buffer::Buffer) where {T,N,
     return Operand{T,N}(Ptr{T}(buffer.data), dims, nbatch, buffer.dims)
 end
 
-@generated function operands(::Type{Types}, columns::Val, buffers::Buffers) where {Types<:Tuple}
+@generated function operands(
+    ::Type{Types}, columns::Val, buffers::Buffers) where {Types<:Tuple}
     n = fieldcount(Types)
     each = [:(operand($(fieldtype(Types, i)), columns,
         unsafe_load(unsafe_load(buffers.items, $i)))) for i in 1:n]
@@ -148,8 +147,12 @@ function attribute(attrs::Attributes, key::Symbol)
     for i in 1:(attrs.size)
         span = unsafe_load(unsafe_load(attrs.names, i))
         span.len == @ccall(strlen(key::Ptr{UInt8})::Csize_t) || continue
-        0 == @ccall(memcmp(span.ptr::Ptr{UInt8}, key::Ptr{UInt8}, span.len::Csize_t)::Cint) ||
-            continue
+        differ = @ccall memcmp(
+            span.ptr::Ptr{UInt8}, key::Ptr{UInt8}, span.len::Csize_t)::Cint
+        differ == 0 || continue
+        unsafe_load(attrs.types, i) == SCALAR &&
+            unsafe_load(unsafe_load(attrs.items, i)).dtype == dtype(Int64) ||
+            throw(ArgumentError("XLA's attribute `$key` must be an Int64."))
         return unsafe_load(Ptr{Int64}(unsafe_load(unsafe_load(attrs.items, i)).value))
     end
     throw(ArgumentError("XLA passed no attribute `$key`."))
