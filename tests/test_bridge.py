@@ -176,6 +176,21 @@ def test_juliacall_first_with_signals_off_falls_back_and_says_so():
     assert python(code, env).stdout == "refused\n"
 
 
+@pytest.mark.parametrize("name", ["host", pytest.param("julia", marks=julia)])
+def test_exit_while_a_solve_is_running(name):
+    code = SOLVE + textwrap.dedent(f"""
+    pi.engine.use({name!r})
+    n = 20000
+    i = np.arange(n)
+    rows, cols = np.r_[i, i[:-1], i[1:]], np.r_[i, i[1:], i[:-1]]
+    chain = pi.SparsePattern(rows, cols, (n, n), "spd")
+    values = jnp.asarray(np.r_[np.full(n, 2.1), np.full(2 * n - 2, -1.0)])
+    many = jax.vmap(lambda k: pi.sparse_solve(chain, k * values, jnp.ones((n, 8))))
+    jax.jit(many)(jnp.arange(1.0, 11.0))  # nobody waits, nobody holds the result
+    """)
+    python(code)
+
+
 NOWHERE = {"PYIMPLICIT_CONFIG": str(HERE / "no_such_config.toml")}
 
 

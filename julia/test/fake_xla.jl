@@ -66,7 +66,8 @@ function api!(roots)
     return keep!(roots, table)
 end
 
-function FakeFrame(outs, ins; struct_size = sizeof(CallFrame), extension = C_NULL, attrs...)
+function fake_frame(
+    outs, ins; struct_size = sizeof(CallFrame), extension = C_NULL, attrs...)
     roots = Any[]
     frame = CallFrame(struct_size, extension, api!(roots), C_NULL, 3, buffers!(roots, ins),
         buffers!(roots, outs), attributes!(roots, attrs))

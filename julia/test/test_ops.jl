@@ -12,7 +12,7 @@ function solve_frame(p, values, vdims, b, bdims, batch; transpose = 0, throw = 1
     n = prod(batch; init = 1)
     x, status, residual = fill(T(7), p.n * n), fill(Int32(-1), n), fill(real(T)(-1), n)
     outs = ((x, (batch..., p.n)), (status, batch), (residual, batch))
-    frame = FakeFrame(
+    frame = fake_frame(
         [FakeArray(data, dims) for (data, dims) in outs],
         [FakeArray(values, vdims), FakeArray(b, bdims)];
         pattern = key_of(p), throw, transpose)
@@ -92,7 +92,7 @@ end
     # Sizes that do not belong to the pattern are not read
     _, _, _, frame = solve_frame(p, p.values[1:5], (5,), b, (9,), ())
     @test occursin("got 5 values, 9 rows", call(SOLVERS[Float64], frame))
-    frame = FakeFrame([FakeArray(zeros(9)), FakeArray(Int32[0], ()), FakeArray([0.0], ())],
+    frame = fake_frame([FakeArray(zeros(9)), FakeArray(Int32[0], ()), FakeArray([0.0], ())],
         [FakeArray(p.values), FakeArray(b)]; pattern = 1, transpose = 0, throw = 1)
     @test occursin("sparse pattern of another process", call(SOLVERS[Float64], frame))
     @test_throws "must be \"general\"" register_pattern(2, 1, [0], [0], "diagonal")

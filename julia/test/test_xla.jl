@@ -12,9 +12,9 @@ const F64 = "float64"
 @testset "one array" begin
     handler = function_pointer(double, [(F64, 1)], [(F64, 1)])
     y = zeros(3)
-    @test call(handler, FakeFrame([FakeArray(y)], [FakeArray([1.0, 2, 3])])) === nothing
+    @test call(handler, fake_frame([FakeArray(y)], [FakeArray([1.0, 2, 3])])) === nothing
     @test y == [2.0, 4, 6]
-    empty = FakeFrame([FakeArray(Float64[])], [FakeArray(Float64[])])
+    empty = fake_frame([FakeArray(Float64[])], [FakeArray(Float64[])])
     @test call(handler, empty) === nothing
 end
 
@@ -26,7 +26,7 @@ end
     @test ImplicitAdjoints.element_type(type) == T
     handler = function_pointer(identity, [(type, 0)], [(type, 0)])
     y, x = zeros(T, 1), ones(T, 1)
-    @test call(handler, FakeFrame([FakeArray(y, ())], [FakeArray(x, ())])) === nothing
+    @test call(handler, fake_frame([FakeArray(y, ())], [FakeArray(x, ())])) === nothing
     @test y == [one(T)]
 end
 @test_throws "bfloat16 have no Julia type" ImplicitAdjoints.element_type("bfloat16")
@@ -34,7 +34,7 @@ end
 @testset "several arrays and results" begin
     handler = function_pointer(both, [(F64, 1), (F64, 0)], [(F64, 1), (F64, 0)])
     y, s = zeros(2), zeros(1)
-    frame = FakeFrame(
+    frame = fake_frame(
         [FakeArray(y), FakeArray(s, ())], [FakeArray([1.0, 2]), FakeArray([0.5], ())])
     @test call(handler, frame) === nothing
     @test y == [1.5, 2.5] && s == [3.0]
@@ -44,7 +44,7 @@ end
     handler = function_pointer(weigh, [(F64, 2), ("int32", 0)], [(F64, 1)])
     A = [1.0 2 3; 4 5 6]  # Julia's memory is XLA's, when it lays the first axis fastest
     y = zeros(2)
-    frame = FakeFrame([FakeArray(y)], [FakeArray(A, (2, 3)), FakeArray(Int32[3], ())])
+    frame = fake_frame([FakeArray(y)], [FakeArray(A, (2, 3)), FakeArray(Int32[3], ())])
     @test call(handler, frame) === nothing
     @test y == [3.0, 6]
 end
@@ -88,7 +88,7 @@ end
     # Through a call: x is (2, 1, 2), s is (3, 1) in a batch of 2 by 3
     handler = function_pointer(both, [(F64, 1), (F64, 0)], [(F64, 1), (F64, 0)])
     y, t = zeros(12), zeros(6)
-    frame = FakeFrame([FakeArray(y, (2, 3, 2)), FakeArray(t, (2, 3))],
+    frame = fake_frame([FakeArray(y, (2, 3, 2)), FakeArray(t, (2, 3))],
         [FakeArray([1.0, 2, 3, 4], (2, 1, 2)), FakeArray([10.0, 20, 30], (1, 3))])
     @test call(handler, frame) === nothing
     @test y == [11.0, 12, 21, 22, 31, 32, 13, 14, 23, 24, 33, 34]
@@ -97,7 +97,7 @@ end
     fails(x) = throw(ErrorException("called"))
     handler = function_pointer(fails, [(F64, 1)], [(F64, 1)])
     none = FakeArray(Float64[], (0, 3))
-    @test call(handler, FakeFrame([none], [none])) === nothing
+    @test call(handler, fake_frame([none], [none])) === nothing
 end
 
 struct Unshowable <: Exception end
@@ -106,7 +106,7 @@ Base.showerror(::IO, ::Unshowable) = throw(ErrorException("cannot be shown"))
 @testset "errors" begin
     handler = function_pointer(double, [(F64, 1)], [(F64, 1)])
     y, x = FakeArray(zeros(3)), FakeArray(ones(3))
-    wrong(outs, ins; kw...) = call(handler, FakeFrame(outs, ins; kw...))
+    wrong(outs, ins; kw...) = call(handler, fake_frame(outs, ins; kw...))
     @test wrong([y], [FakeArray(ones(Float32, 3))]) ==
         "Julia: ArgumentError: XLA passed elements of type 11, expected 12 (Float64)."
     @test wrong([y], [FakeArray(ones(1), ())]) ==
@@ -119,7 +119,7 @@ Base.showerror(::IO, ::Unshowable) = throw(ErrorException("cannot be shown"))
     @test wrong([y], [x]) === nothing  # after an error, a good call
 
     message(f, outs = [(F64, 1)], out = [y]) =
-        call(function_pointer(f, [(F64, 1)], outs), FakeFrame(out, [x]))
+        call(function_pointer(f, [(F64, 1)], outs), fake_frame(out, [x]))
     @test message(_ -> throw(DomainError(-1, "too small"))) ==
         "Julia: DomainError with -1:\ntoo small"
     @test message(_ -> throw(SolveError("no: $('ü')"))) == "no: ü"
@@ -148,7 +148,7 @@ end
         fails(_) = throw(ErrorException("called"))
         handler = function_pointer(fails, [(F64, 1)], [(F64, 1)])
         GC.@preserve answer question begin
-            frame = FakeFrame([], []; extension = Ptr{Extension}(pointer(question)))
+            frame = fake_frame([], []; extension = Ptr{Extension}(pointer(question)))
             @test call(handler, frame) === nothing
         end
         @test reinterpret(Cint, answer[25:32]) == [3, 14]
@@ -162,7 +162,7 @@ end
     got = Ref{Any}(nothing)
     reader(key) = (_, _, attrs) -> (got[] = ImplicitAdjoints.attribute(attrs, key))
     handler(key) = (f = reader(key); Handler{typeof(f),Tuple{},Tuple{},false}(f))
-    ask(key; attrs...) = call(pointer_for(handler(key)), FakeFrame([], []; attrs...))
+    ask(key; attrs...) = call(pointer_for(handler(key)), fake_frame([], []; attrs...))
     @test ask(:throw; thro = 1, throws = 2, throw = -3, Throw = 4) === nothing
     @test got[] === Int64(-3)
     @test occursin("XLA passed no attribute `absent`", ask(:absent; present = 1))
@@ -178,8 +178,8 @@ two_buffers(x) = buffers!(Any[], [x, FakeArray([1.0], ())])
     allocated(handler, frame) = (call(handler, frame); call(handler, frame);
         @allocated ccall(Ptr{Cvoid}(handler), Ptr{Cvoid}, (Ptr{CallFrame},), frame.frame))
     vector = function_pointer(double, [(F64, 1)], [(F64, 1)])
-    @test allocated(vector, FakeFrame([y], [x])) <= 2 * 112
-    number = FakeFrame([FakeArray([0.0], ())], [FakeArray([1.0], ())])
+    @test allocated(vector, fake_frame([y], [x])) <= 2 * 112
+    number = fake_frame([FakeArray([0.0], ())], [FakeArray([1.0], ())])
     @test allocated(function_pointer(double, [(F64, 0)], [(F64, 0)]), number) == 0
     Types = Tuple{Array{Float64,1},Array{Float64,0}}
     @test @inferred(ImplicitAdjoints.operands(Types, Val(true), two_buffers(x))) isa Tuple

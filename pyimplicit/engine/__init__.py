@@ -82,6 +82,11 @@ def running() -> str:
     return name
 
 
+def used() -> bool:
+    """Whether any function of this process was traced for an engine."""
+    return _traced is not None
+
+
 def target(op: str, dtype) -> str:
     """The XLA target of an operation on the current engine, which is started."""
     global _traced
@@ -104,14 +109,14 @@ def counters() -> dict[str, int]:
     """Work of the current engine since `clear()`: "analyses" (symbolic),
     "factorisations" (numeric), "cache_hits", "solves" (right-hand sides), and what it
     keeps: "factors" and "bytes" [bytes]."""
-    if current() == "julia":
+    if running() == "julia":
         return ffi.counters()
     return host.counters()
 
 
 def clear() -> None:
     """Drops the current engine's factors and sets its counters to zero."""
-    if current() == "julia":
+    if running() == "julia":
         ffi.clear()
     else:
         host.clear()

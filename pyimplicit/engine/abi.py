@@ -7,9 +7,13 @@ the copies and, because no JAX array is made inside the callback, it cannot wait
 thread pool it is running on.
 """
 
+import atexit
+import contextlib
 import ctypes as ct
 import functools
 import re
+import threading
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -177,9 +181,30 @@ def check_version() -> None:
 def register(target: str, pointer: int) -> None:
     """Registers a C function `XLA_FFI_Error* f(XLA_FFI_CallFrame*)` for the CPU."""
     check_version()
+    _wait_at_exit()
     new = ct.pythonapi.PyCapsule_New
     new.restype, new.argtypes = ct.py_object, [ct.c_void_p, ct.c_char_p, ct.c_void_p]
     jax.ffi.register_ffi_target(target, new(pointer, None, None), platform="cpu")
+
+
+@functools.cache
+def _wait_at_exit() -> None:
+    """A handler that still runs when Python goes away would wait for it for ever, and XLA
+    for the handler. Called after jax's import, so it runs before jax's own exit hook."""
+    atexit.register(_finish_pending)
+
+
+def _finish_pending() -> None:
+    for array in jax.live_arrays():
+        # A failed computation is as finished as any; there is nobody left to tell.
+        with contextlib.suppress(Exception):
+            array.block_until_ready()
+    # Results that nobody holds any more: XLA has no list of them, so wait until no handler
+    # has run for a while. Sleeping gives them the interpreter lock.
+    idle = 0
+    while idle < 5:
+        time.sleep(0.01)
+        idle = 0 if _running else idle + 1
 
 
 def register_python(target: str, fn: Callable) -> None:
@@ -194,6 +219,7 @@ def register_python(target: str, fn: Callable) -> None:
     register(target, pointer)
 
 
+_running: set[int] = set()  # threads that are in a handler
 _ALIVE: list = []  # XLA keeps the bare pointer; the callbacks must live as long
 
 
@@ -212,9 +238,12 @@ def _run(fn, frame_ptr) -> int | None:
                 f"XLA's call frame has {frame.struct_size} bytes, at least "
                 f"{ct.sizeof(_CallFrame)} expected: this jaxlib was never tried."
             )
+        _running.add(threading.get_ident())
         fn(_arrays(frame.args), _arrays(frame.rets), _attributes(frame.attrs))
     except BaseException as err:  # nothing may cross into C
         return _error(frame.api, str(err) or type(err).__name__)
+    finally:
+        _running.discard(threading.get_ident())
     return None
 
 

@@ -13,6 +13,7 @@ from collections import Counter, OrderedDict
 import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
+from threadpoolctl import ThreadpoolController
 
 from .._config import config
 from .._status import Status
@@ -70,6 +71,31 @@ class Factor:
         return x
 
 
+class _OneBlasThread:
+    """SuperLU's dense blocks are small: a threaded BLAS makes them ten times slower when
+    the cores are busy. Nested and concurrent use is counted; the last one out restores."""
+
+    def __init__(self):
+        self._lock, self._users, self._limit = threading.Lock(), 0, None
+
+    def __enter__(self):
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._limit = self._controller.limit(limits=1, user_api="blas")
+
+    def __exit__(self, *_):
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._limit is not None:
+                self._limit.restore_original_limits()
+
+    @functools.cached_property
+    def _controller(self) -> ThreadpoolController:
+        return ThreadpoolController()  # looks at every loaded library, once
+
+
+_one_blas_thread = _OneBlasThread()
 _patterns: dict[int, Pattern] = {}
 _factors: "OrderedDict[tuple, Factor]" = OrderedDict()
 _lock = threading.Lock()
@@ -120,13 +146,14 @@ def sparse_solve(inputs, outputs, attributes) -> None:
     ).ravel()
     b = np.broadcast_to(b, x.shape).reshape(-1, pattern.n)
     x_flat = x.reshape(-1, pattern.n)
-    for m, v in enumerate(values.reshape(-1, values.shape[-1])):
-        samples = np.flatnonzero(which == m)
-        factor = _factorise(attributes["pattern"], pattern, v)
-        solved, code, eta = _solve(factor, b[samples].T, transpose)
-        x_flat[samples] = solved.T
-        status.reshape(-1)[samples] = code
-        residual.reshape(-1)[samples] = eta
+    with _one_blas_thread:
+        for m, v in enumerate(values.reshape(-1, values.shape[-1])):
+            samples = np.flatnonzero(which == m)
+            factor = _factorise(attributes["pattern"], pattern, v)
+            solved, code, eta = _solve(factor, b[samples].T, transpose)
+            x_flat[samples] = solved.T
+            status.reshape(-1)[samples] = code
+            residual.reshape(-1)[samples] = eta
     if attributes["throw"] and status.any():
         first = int(np.flatnonzero(status.reshape(-1))[0])
         raise ValueError(failure(pattern, status.reshape(-1)[first], first, status.size))

@@ -207,6 +207,6 @@ def _text(step: Step) -> str:
 
 def _factorisations() -> int:
     # Asking Julia for its counters would start it for a fit that never solves there.
-    if getattr(engine, "_traced", None) is None:
+    if not engine.used():
         return 0
     return engine.counters()["factorisations"]

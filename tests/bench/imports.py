@@ -1,6 +1,6 @@
 """What `import pyimplicit` adds to `import jax, equinox, diffrax`, in fresh processes.
 
-    python -m tests.bench.imports [--repeats 7]
+python -m tests.bench.imports [--repeats 7]
 """
 
 import argparse
