@@ -48,6 +48,11 @@ forward_only(x) = x .^ 3
 ChainRulesCore.frule((_, ẋ), ::typeof(forward_only), x) =
     forward_only(x), 3 .* x .^ 2 .* ẋ
 
+holomorphic(z) = z .^ 2
+ChainRulesCore.frule((_, ż), ::typeof(holomorphic), z) = holomorphic(z), 2 .* z .* ż
+ChainRulesCore.rrule(::typeof(holomorphic), z) =
+    holomorphic(z), ȳ -> (NoTangent(), conj.(2 .* z) .* unthunk(ȳ))
+
 no_rule(x) = exp.(x)
 wrong_size(x) = [x; x]
 function fails(x)

@@ -112,6 +112,16 @@ def test_single_precision_and_integers():
         assert f(x).dtype == dtype
 
 
+def test_complex_derivatives_follow_jax():
+    f = pi.julia.function("BridgeTests.holomorphic", like)
+    z = X + 1j * X[::-1]
+    loss = lambda f: lambda z: jnp.sum(jnp.abs(f(z) - 1j) ** 2)
+    want = jax.grad(loss(lambda z: z**2))(z)
+    np.testing.assert_allclose(jax.grad(loss(f))(z), want, rtol=1e-12)
+    np.testing.assert_allclose(jax.jacfwd(f, holomorphic=True)(z), jnp.diag(2 * z))
+    np.testing.assert_allclose(jax.jacrev(f, holomorphic=True)(z), jnp.diag(2 * z))
+
+
 def test_a_julia_callable_and_a_base_function():
     from juliacall import Main  # pyright: ignore[reportAttributeAccessIssue]
 

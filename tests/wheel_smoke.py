@@ -16,13 +16,16 @@ assert julia.name == "pyimplicit_julia", julia
 for name in ("juliapkg.json", "Project.toml", "src/ImplicitAdjoints.jl"):
     assert (julia / name).is_file(), name
 assert not (julia / "test").exists()
-# juliapkg must find the one requirement file that the wheel brings.
-from juliapkg.deps import find_requirements  # noqa: E402
+# juliapkg must find the one requirement file that the wheel brings, and what it asks for.
+from juliapkg.deps import deps_files, find_requirements  # noqa: E402
 
 
-files = map(str, find_requirements() or [])
-found = [Path(file).parent.name for file in files if "pyimplicit" in file]
+found = [Path(file).parent.name for file in deps_files() if "pyimplicit" in str(file)]
 assert found == ["pyimplicit_julia"], found
+compat, packages = find_requirements()
+wanted = {package.name: package for package in packages}
+assert Path(wanted["ImplicitAdjoints"].path) == julia, wanted
+assert "1.10" in str(compat), compat
 
 jax.config.update("jax_enable_x64", True)
 with pi.engine.use("host"):
