@@ -173,6 +173,7 @@ end
 
 function (h::Handler{F,Ins,Outs,Columns})(ptr::Ptr{CallFrame}) where {F,Ins,Outs,Columns}
     frame = unsafe_load(ptr)
+    Threads.atomic_add!(IN_FLIGHT, 1)
     try
         if frame.extension_start != C_NULL && answer_metadata(frame.extension_start)
             return C_NULL
@@ -186,8 +187,14 @@ function (h::Handler{F,Ins,Outs,Columns})(ptr::Ptr{CallFrame}) where {F,Ins,Outs
         return C_NULL
     catch err
         return xla_error(frame.api, describe(err))
+    finally
+        Threads.atomic_sub!(IN_FLIGHT, 1)
     end
 end
+
+# How many handlers run now: Python waits for none before it lets Julia go.
+const IN_FLIGHT = Threads.Atomic{Int}(0)
+in_flight() = IN_FLIGHT[]
 
 # XLA asks each handler once which version of the interface it was written for.
 function answer_metadata(extension::Ptr{Extension})

@@ -204,7 +204,7 @@ def _finish_pending() -> None:
     idle = 0
     while idle < 5:
         time.sleep(0.01)
-        idle = 0 if _running else idle + 1
+        idle = 0 if any(count() for count in IN_FLIGHT) else idle + 1
 
 
 def register_python(target: str, fn: Callable) -> None:
@@ -220,6 +220,7 @@ def register_python(target: str, fn: Callable) -> None:
 
 
 _running: set[int] = set()  # threads that are in a handler
+IN_FLIGHT: list[Callable[[], int]] = [lambda: len(_running)]  # and other engines' counts
 _ALIVE: list = []  # XLA keeps the bare pointer; the callbacks must live as long
 
 

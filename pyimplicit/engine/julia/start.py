@@ -139,6 +139,7 @@ def _start():
     major, minor = abi.version()
     debug = os.environ.get("PYIMPLICIT_DEBUG") == "1"
     module.configure(major, minor, config().cache_bytes, debug)
+    abi.IN_FLIGHT.append(module.in_flight)
     _started = True
     return module
 
