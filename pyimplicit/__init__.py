@@ -7,13 +7,54 @@ Importing starts nothing: Julia, where it is set up, starts at the first solve.
 
 from . import engine as engine, fem as fem, inverse as inverse
 from ._status import Solution as Solution, Status as Status
+from .adjoint import (
+    Implicit as Implicit,
+    OneStep as OneStep,
+    Phantom as Phantom,
+    Unroll as Unroll,
+)
+from .check import LayerReport as LayerReport, check_layer as check_layer
+from .custom import custom_fixed_point as custom_fixed_point, custom_root as custom_root
 from .diagnostics import TaylorReport as TaylorReport, taylor_test as taylor_test
 from .engine import julia as julia
+from .fixed_point import fixed_point as fixed_point
+from .implicit import Linearisation as Linearisation, attach as attach
 from .linear import (
+    GMRES as GMRES,
+    Dense as Dense,
+    MatrixFree as MatrixFree,
     SparseDirect as SparseDirect,
     SparseOperator as SparseOperator,
     SparsePattern as SparsePattern,
+    linear_solve as linear_solve,
     sparse_solve as sparse_solve,
+)
+from .minimize import least_squares as least_squares, minimize as minimize
+from .reversible import Reversible as Reversible
+from .root import root as root
+from .solvers import (
+    BFGS as BFGS,
+    DFP as DFP,
+    LBFGS as LBFGS,
+    Anderson as Anderson,
+    Bisection as Bisection,
+    BlockCoordinateDescent as BlockCoordinateDescent,
+    Chord as Chord,
+    Dogleg as Dogleg,
+    ExponentiatedGradient as ExponentiatedGradient,
+    GaussNewton as GaussNewton,
+    GoldenSearch as GoldenSearch,
+    GradientDescent as GradientDescent,
+    LevenbergMarquardt as LevenbergMarquardt,
+    LinearComposite as LinearComposite,
+    MirrorDescent as MirrorDescent,
+    NelderMead as NelderMead,
+    Newton as Newton,
+    NonlinearCG as NonlinearCG,
+    Optax as Optax,
+    Picard as Picard,
+    ProjectedGradient as ProjectedGradient,
+    ProximalGradient as ProximalGradient,
 )
 
 

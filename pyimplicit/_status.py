@@ -29,9 +29,10 @@ class Status(enum.IntEnum):
 _MESSAGES = {
     Status.converged: "the solve converged",
     Status.singular: (
-        "the matrix is singular to working precision: (a) no Dirichlet condition "
-        "fixes the constant (or a rigid motion): name one, or ground one node; (b) an "
-        "unknown appears in no equation; (c) a coefficient is zero somewhere"
+        "the matrix is singular to working precision: (a) no Dirichlet condition fixes "
+        "the constant (or a rigid motion): name one, or ground one node; (b) an unknown "
+        "appears in no equation; (c) a coefficient is zero somewhere; (d) a Jacobian at "
+        "an iterate: start elsewhere"
     ),
     Status.not_positive_definite: (
         "the matrix was declared 'spd' but is not positive definite: (a) a negative "
@@ -39,22 +40,28 @@ _MESSAGES = {
         "symmetric: declare structure='symmetric' or 'general'"
     ),
     Status.nonfinite: (
-        "the matrix values or the right-hand side hold NaN or infinity: look at the "
-        "inputs, e.g. with jax.config.update('jax_debug_nans', True)"
+        "NaN or infinity came up: (a) in what was given (a matrix, a right-hand side, a "
+        "first guess, parameters): look with jax.config.update('jax_debug_nans', True); "
+        "(b) in an iterate that ran away: start closer, or damp the solver"
     ),
     Status.inaccurate: (
-        "the residual of the linear solve stayed above its tolerance after iterative "
-        "refinement: the matrix is too badly scaled or conditioned; rescale the unknowns"
+        "the residual of a linear solve stayed above its tolerance: (a) the matrix is too "
+        "badly scaled or conditioned: rescale the unknowns; (b) an iterative solver was "
+        "stopped: raise its `max_steps`, or give it a preconditioner"
     ),
     Status.not_symmetric: (
         "the values of a symmetric pattern differ across the diagonal: declare "
         "structure='general'"
     ),
     Status.max_steps_reached: (
-        "the largest number of steps was reached: raise `max_steps`, start closer, or "
-        "take another solver"
+        "the largest number of steps was reached: (a) it converges slowly: raise "
+        "`max_steps`, or take another solver; (b) there is no solution, or none near the "
+        "first guess; (c) `rtol` and `atol` ask for more than the precision gives"
     ),
-    Status.diverged: "the iteration diverged: damp it, or start closer",
+    Status.diverged: (
+        "the iteration diverged: (a) it is no contraction: damp it, or take another "
+        "solver; (b) the first guess is too far: start closer"
+    ),
 }
 
 

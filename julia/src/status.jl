@@ -21,25 +21,30 @@ Causes (a), (b), … of a failed solve, and what to try.
 """
 function message(status::Status)
     status == CONVERGED && return "the solve converged"
-    status == SINGULAR && return "the matrix is singular to working precision: " *
-        "(a) no Dirichlet condition fixes the constant (or a rigid motion): name one, or " *
+    status == SINGULAR && return "the matrix is singular to working precision: (a) no " *
+        "Dirichlet condition fixes the constant (or a rigid motion): name one, or " *
         "ground one node; (b) an unknown appears in no equation; (c) a coefficient is " *
-        "zero somewhere"
+        "zero somewhere; (d) a Jacobian at an iterate: start elsewhere"
     status == NOT_POSITIVE_DEFINITE && return "the matrix was declared 'spd' but is not " *
         "positive definite: (a) a negative coefficient; (b) no Dirichlet condition; " *
         "(c) the matrix is indefinite or not symmetric: declare structure='symmetric' or " *
         "'general'"
-    status == NONFINITE && return "the matrix values or the right-hand side hold NaN or " *
-        "infinity: look at the inputs, e.g. with " *
-        "jax.config.update('jax_debug_nans', True)"
-    status == INACCURATE && return "the residual of the linear solve stayed above its " *
-        "tolerance after iterative refinement: the matrix is too badly scaled or " *
-        "conditioned; rescale the unknowns"
+    status == NONFINITE && return "NaN or infinity came up: (a) in what was given (a " *
+        "matrix, a right-hand side, a first guess, parameters): look with " *
+        "jax.config.update('jax_debug_nans', True); (b) in an iterate that ran away: " *
+        "start closer, or damp the solver"
+    status == INACCURATE && return "the residual of a linear solve stayed above its " *
+        "tolerance: (a) the matrix is too badly scaled or conditioned: rescale the " *
+        "unknowns; (b) an iterative solver was stopped: raise its `max_steps`, or give " *
+        "it a preconditioner"
     status == NOT_SYMMETRIC && return "the values of a symmetric pattern differ across " *
         "the diagonal: declare structure='general'"
-    status == MAX_STEPS_REACHED && return "the largest number of steps was reached: " *
-        "raise `max_steps`, start closer, or take another solver"
-    return "the iteration diverged: damp it, or start closer"
+    status == MAX_STEPS_REACHED && return "the largest number of steps was reached: (a) " *
+        "it converges slowly: raise `max_steps`, or take another solver; (b) there is " *
+        "no solution, or none near the first guess; (c) `rtol` and `atol` ask for more " *
+        "than the precision gives"
+    return "the iteration diverged: (a) it is no contraction: damp it, or take another " *
+        "solver; (b) the first guess is too far: start closer"
 end
 
 """
