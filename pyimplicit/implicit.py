@@ -94,12 +94,12 @@ def _attach_jvp(primals, tangents):
     y, unflatten = flatten(z)
     along = lambda y: ravel(residual(unflatten(y), params)).astype(y.dtype)
     _, matvec = jax.linearize(along, y)
-
-    def operator():
-        here = stop_gradient((z, params))
-        return jacobian_operator(linearisation.jacobian, matvec, y, *here, linearisation.tags)
-
-    how = lambda A: _plan(linearisation, A, y.dtype, stop_gradient((z, params)))
+    # Stopped out here: JAX must not see tangents in the solver that the product lacks.
+    here, how_given = stop_gradient(((z, params), linearisation))
+    operator = lambda: jacobian_operator(
+        how_given.jacobian, matvec, y, *here, how_given.tags
+    )
+    how = lambda A: _plan(how_given, A, y.dtype, here)
     t_y = checked_solve(matvec, operator, -t_F.astype(y.dtype), how, valid)
     # `unflatten` puts constants back; only the unknowns have tangents.
     return z, eqx.filter(unflatten(t_y), eqx.is_inexact_array)

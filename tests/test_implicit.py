@@ -169,7 +169,7 @@ def test_precision_follows_the_arrays():
     assert g.dtype == jnp.float32
     np.testing.assert_allclose(g, 0.5 / np.sqrt([1, 2, 3]), rtol=1e-5)
     # A wider answer of fn lifts the state, as addition would.
-    assert pi.root(lambda z, p: z - p, jnp.float32(0), jnp.array(1.0)).value.dtype == jnp.float64
+    assert pi.root(lambda z, p: z - p, jnp.float32(0), jnp.ones(())).value.dtype == jnp.float64
 
 
 def test_the_adjoint_is_the_gradient_in_a_zero():
