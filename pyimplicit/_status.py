@@ -19,6 +19,8 @@ class Status(enum.IntEnum):
     max_steps_reached = 5
     diverged = 6
     not_symmetric = 7
+    infeasible = 8
+    unbounded = 9
 
     @property
     def message(self) -> str:
@@ -61,6 +63,16 @@ _MESSAGES = {
     Status.diverged: (
         "the iteration diverged: (a) it is no contraction: damp it, or take another "
         "solver; (b) the first guess is too far: start closer"
+    ),
+    Status.infeasible: (
+        "no point satisfies all constraints (the multipliers returned are a ray that "
+        "proves it): (a) lb > ub somewhere; (b) contradictory rows: drop some, or give "
+        "them a slack variable with a penalty"
+    ),
+    Status.unbounded: (
+        "the objective has no lower bound on the feasible set (the point returned is a "
+        "ray along which it falls for ever): (a) a bound is missing; (b) a sign of the "
+        "objective is wrong"
     ),
 }
 

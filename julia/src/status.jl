@@ -12,6 +12,8 @@ What became of a solve. The numbers are shared with `pyimplicit/_status.py`; 0 i
     MAX_STEPS_REACHED = 5
     DIVERGED = 6
     NOT_SYMMETRIC = 7
+    INFEASIBLE = 8
+    UNBOUNDED = 9
 end
 
 """
@@ -43,6 +45,12 @@ function message(status::Status)
         "it converges slowly: raise `max_steps`, or take another solver; (b) there is " *
         "no solution, or none near the first guess; (c) `rtol` and `atol` ask for more " *
         "than the precision gives"
+    status == INFEASIBLE && return "no point satisfies all constraints (the multipliers " *
+        "returned are a ray that proves it): (a) lb > ub somewhere; (b) contradictory " *
+        "rows: drop some, or give them a slack variable with a penalty"
+    status == UNBOUNDED && return "the objective has no lower bound on the feasible set " *
+        "(the point returned is a ray along which it falls for ever): (a) a bound is " *
+        "missing; (b) a sign of the objective is wrong"
     return "the iteration diverged: (a) it is no contraction: damp it, or take another " *
         "solver; (b) the first guess is too far: start closer"
 end
