@@ -65,7 +65,7 @@ def iterate(
     """
     options = {} if options is None else options
     given = fn if accept else lambda y, params: (fn(y, params), None)
-    f_struct, aux_struct = jax.eval_shape(given, y0, params)
+    f_struct, aux_struct = eqx.filter_eval_shape(given, y0, params)
     state = solver.init(given, y0, params, options, f_struct, aux_struct, tags)
     dynamic, static = eqx.partition(state, eqx.is_array)
 

@@ -56,12 +56,12 @@ def prepare(name: str, fn: Callable, z0, params, square: bool = True):
 
 def _settled(name: str, fn, z0, params):
     """z0 in the precision that `fn` answers in, checked to have the size of its answer."""
-    out = jax.eval_shape(fn, z0, params)
+    out = eqx.filter_eval_shape(fn, z0, params)
     wide = [jnp.finfo(a.dtype).dtype for a in jax.tree.leaves(out) if _is_inexact(a)]
     if wide:
         raise_to = lambda a: a.astype(jnp.result_type(a, *wide)) if _is_inexact(a) else a
         z0 = jax.tree.map(raise_to, z0)
-        out = jax.eval_shape(fn, z0, params)
+        out = eqx.filter_eval_shape(fn, z0, params)
     sizes = [_reals(tree) for tree in (z0, out)]
     if sizes[0] != sizes[1]:
         raise ValueError(
@@ -75,7 +75,7 @@ def _settled(name: str, fn, z0, params):
 def check_same(name: str, fn, z0, params) -> None:
     """Raises unless `fn(z0, params)` looks like `z0`."""
     z0, params = arrays(z0), arrays(params)
-    out = jax.eval_shape(fn, z0, params)
+    out = eqx.filter_eval_shape(fn, z0, params)
     shape = lambda tree: jax.tree.map(lambda a: a.shape, tree)
     same = jax.tree.structure(out) == jax.tree.structure(z0)
     if not same or shape(out) != shape(z0):
