@@ -28,7 +28,7 @@ def newton_solver(f, z_init):
 
 def anderson_solver(f, z_init, m=5, lam=1e-4, max_iter=50, tol=1e-5, beta=1.0):
     """Anderson acceleration with the tutorial's options."""
-    solver = pi.Anderson(memory=m, regularisation=lam, damping=beta, rtol=tol, atol=tol)
+    solver = pi.Anderson(memory=m, regularization=lam, damping=beta, rtol=tol, atol=tol)
     return pi.fixed_point(lambda z, _: f(z), z_init, solver=solver, max_steps=max_iter).value
 
 

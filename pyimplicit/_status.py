@@ -44,7 +44,8 @@ _MESSAGES = {
     Status.nonfinite: (
         "NaN or infinity came up: (a) in what was given (a matrix, a right-hand side, a "
         "first guess, parameters): look with jax.config.update('jax_debug_nans', True); "
-        "(b) in an iterate that ran away: start closer, or damp the solver"
+        "(b) in an iterate that ran away, or where a Jacobian was singular: start "
+        "elsewhere, or damp the solver"
     ),
     Status.inaccurate: (
         "the residual of a linear solve stayed above its tolerance: (a) the matrix is too "

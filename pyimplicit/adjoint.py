@@ -63,15 +63,18 @@ def _forward(problem: Problem, z0, params):
     run = lambda z0, params: problem.run(z0, params, while_loop)
     run = eqx.filter_closure_convert(run, z0, params)
     z, status, steps = stop_gradient(run)(stop_gradient(z0), stop_gradient(params))
-    return raise_failed(problem, z, status), status, steps
+    return *raise_failed(problem, z, status), steps
 
 
 def raise_failed(problem: Problem, z, status):
-    """Returns `z`, which has no derivatives; raises if the problem says so."""
+    """Returns `z`, which has no derivatives, and `status`; raises if the problem says so.
+
+    Both go through the guard: a gradient may depend on the status alone.
+    """
     if not problem.throw:
-        return z
+        return z, status
     messages = tuple(f"pyimplicit.{problem.name}: {s.message}" for s in Status)
-    return fail_unless_zero(z, status, messages)
+    return fail_unless_zero((z, status), status, messages)
 
 
 class Implicit(AbstractAdjoint):
@@ -164,7 +167,7 @@ class Unroll(AbstractAdjoint):
             bad = status
         else:
             bad = jnp.where(all_finite(z), 0, jnp.int32(Status.nonfinite))
-        kept = raise_failed(problem, stop_gradient(z), bad)
+        kept, _ = raise_failed(problem, stop_gradient(z), bad)
         return borrow(kept, z), status, steps
 
     def _fixed(self, cond, body, init, max_steps):

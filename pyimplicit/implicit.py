@@ -25,7 +25,13 @@ import jax.numpy as jnp
 import lineax as lx
 
 from ._tree import arrays, flatten, ravel, stop_gradient
-from .linear.checked import FAILED, LinearSolve, accepted_residual, checked_solve, where_valid
+from .linear.checked import (
+    FAILED,
+    LinearSolve,
+    accepted_residual,
+    checked_solve,
+    where_valid,
+)
 from .linear.jacobian import Jacobian, default_solver, jacobian_operator
 
 
@@ -80,10 +86,11 @@ def _attach(z, residual, params, linearisation, valid):
 
 @_attach.def_jvp
 def _attach_jvp(primals, tangents):
-    primals = arrays(primals)  # jacrev(f)(1.0) makes a Python number of a primal
-    z, residual, params, linearisation, valid = primals
+    *given, linearisation, valid = primals
+    z, residual, params = arrays(given)  # jacrev(f)(1.0) makes a Python number of a primal
     _, t_residual, t_params, *_ = tangents
-    z = _attach(*primals)  # not the bare z: this one has derivatives
+    # Not the bare z: this one has derivatives.
+    z = _attach(z, residual, params, linearisation, valid)
     theta, fixed, t_theta = _moving((residual, params), (t_residual, t_params))
 
     def at(theta):  # F(z, ·)

@@ -73,7 +73,7 @@ class Reversible(AbstractAdjoint):
         stride = -(-problem.max_steps // (self.anchors + 1))
         setting = _Setting(problem.solver, problem.max_steps, stride, problem.throw)
         z, status, steps = _iterated((onto, params), y0, self.beta, setting)
-        kept = raise_failed(problem, stop_gradient(z), status)
+        kept, status = raise_failed(problem, stop_gradient(z), status)
         return unflatten(borrow(kept, z, status == 0)), status, steps
 
 

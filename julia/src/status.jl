@@ -33,8 +33,8 @@ function message(status::Status)
         "'general'"
     status == NONFINITE && return "NaN or infinity came up: (a) in what was given (a " *
         "matrix, a right-hand side, a first guess, parameters): look with " *
-        "jax.config.update('jax_debug_nans', True); (b) in an iterate that ran away: " *
-        "start closer, or damp the solver"
+        "jax.config.update('jax_debug_nans', True); (b) in an iterate that ran away, or " *
+        "where a Jacobian was singular: start elsewhere, or damp the solver"
     status == INACCURATE && return "the residual of a linear solve stayed above its " *
         "tolerance: (a) the matrix is too badly scaled or conditioned: rescale the " *
         "unknowns; (b) an iterative solver was stopped: raise its `max_steps`, or give " *

@@ -30,7 +30,7 @@ class GMRES(lx.AbstractLinearSolver[Any]):
 
     rtol: Any
     atol: Any
-    restart: int = 30
+    restart: int = eqx.field(static=True, default=30)
     max_steps: int = 1000
 
     def init(self, operator, options):
