@@ -6,6 +6,7 @@ from .block import (
     BlockCoordinateDescent as BlockCoordinateDescent,
     LinearComposite as LinearComposite,
 )
+from .broyden import Broyden as Broyden
 from .gauss_newton import GaussNewton as GaussNewton
 from .gradient import GradientDescent as GradientDescent
 from .levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
@@ -14,6 +15,7 @@ from .mirror import (
     MirrorDescent as MirrorDescent,
 )
 from .newton import Chord as Chord, Newton as Newton
+from .newton_krylov import NewtonKrylov as NewtonKrylov
 from .optimistix import (
     BFGS as BFGS,
     DFP as DFP,

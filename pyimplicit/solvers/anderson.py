@@ -7,10 +7,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
-from jax.lax import stop_gradient
 
 from .._tree import flatten, ravel
-from .tolerance import scaled_size
+from .tolerance import (
+    check_count,
+    check_damping,
+    check_safeguard,
+    length,
+    scaled_size,
+    where,
+)
 
 
 class AndersonState(eqx.Module):
@@ -63,6 +69,11 @@ class Anderson(optx.AbstractFixedPointSolver):
     start: int = eqx.field(static=True, default=1)
     norm: Callable = optx.rms_norm
 
+    def __check_init__(self):
+        check_count(self, "memory")
+        check_damping(self)
+        check_safeguard(self)
+
     def init(self, fn, y, args, options, f_struct, aux_struct, tags):
         v = ravel(y)
         zero, infinite = jnp.zeros_like(v), jnp.asarray(jnp.inf, v.dtype)
@@ -71,7 +82,7 @@ class Anderson(optx.AbstractFixedPointSolver):
         return AndersonState(
             v=zero, g=zero, dG=history, dS=history, gram=jnp.zeros((m, m), v.dtype),
             used=jnp.zeros(m, bool),
-            slot=jnp.array(0), best=(zero, zero), lowest=infinite,
+            slot=jnp.array(0), best=(v, zero), lowest=infinite,
             part=jnp.ones((), v.dtype), plain=jnp.array(self.start), size=infinite,
         )  # fmt: skip
 
@@ -79,16 +90,16 @@ class Anderson(optx.AbstractFixedPointSolver):
         f, aux = fn(y, args)
         v, unflatten = flatten(y)
         g = ravel(f).astype(v.dtype) - v
-        length = _length(g)
-        good = jnp.isfinite(length) & (length <= self.safeguard * state.lowest)
-        improved = good & (length < state.lowest)
-        best = _where(improved, (v, g), state.best)
-        v, g = _where(good, (v, g), best)
+        size = length(g)
+        good = jnp.isfinite(size) & (size <= self.safeguard * state.lowest)
+        improved = good & (size < state.lowest)
+        best = where(improved, (v, g), state.best)
+        v, g = where(good, (v, g), best)
         part = jnp.where(improved, 1.0, jnp.where(good, state.part, state.part / 2))
 
         beta = jnp.asarray(self.damping, v.dtype)
         dg, dv = g - state.g, v - state.v
-        change = _length(dg)
+        change = length(dg)
         filled = good & jnp.isfinite(state.lowest) & (change > 0)
         scale = jnp.where(filled, 1 / jnp.where(filled, change, 1.0), 0.0)
         m = state.dG.shape[0]
@@ -110,7 +121,7 @@ class Anderson(optx.AbstractFixedPointSolver):
         state = AndersonState(
             v=v, g=g, dG=dG, dS=dS, gram=gram, used=used,
             slot=(state.slot + 1) % m,
-            best=best, lowest=jnp.where(improved, length, state.lowest), part=part,
+            best=best, lowest=jnp.where(improved, size, state.lowest), part=part,
             plain=jnp.maximum(state.plain - 1, 0),
             size=jnp.where(good, scaled_size(self, g, v), jnp.inf),
         )  # fmt: skip
@@ -127,15 +138,6 @@ class Anderson(optx.AbstractFixedPointSolver):
     def _regularization(self, dtype):
         given = self.regularization
         return 50 * float(jnp.finfo(dtype).eps) if given is None else given
-
-
-def _where(which, new, old):
-    return jax.tree.map(lambda new, old: jnp.where(which, new, old), new, old)
-
-
-def _length(v):
-    v = stop_gradient(v)
-    return jnp.sqrt(jnp.sum(v * v))
 
 
 def _least_squares(gram, b, small):

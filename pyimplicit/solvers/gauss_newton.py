@@ -66,7 +66,9 @@ class GaussNewton(optx.AbstractLeastSquaresSolver):
         broken = ~jnp.all(jnp.isfinite(solution.value)) & jnp.all(jnp.isfinite(r))
         d = jnp.where(broken, 0.0, solution.value)
         result = optx.RESULTS.promote(solution.result)
-        result = optx.RESULTS.where(broken, optx.RESULTS.singular, result)
+        result = optx.RESULTS.where(
+            broken, optx.RESULTS.promote(lx.RESULTS.singular), result
+        )
         v = v - d
         size = scaled_size(self, d, v)
         rate = jnp.where(jnp.isinf(state.size), jnp.inf, size / state.size)

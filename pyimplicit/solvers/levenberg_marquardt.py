@@ -126,7 +126,9 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
         moved, held = euclid(J_ @ d_), jnp.sqrt(damping) * euclid(scale * d_)
         exact = (moved <= error) & ((held <= moved) | (damping <= eps / 100))
         stuck = ~accept & jnp.all(v_ + d_ == v_)
-        result = optx.RESULTS.where(stuck, optx.RESULTS.stagnation, state.result)
+        result = optx.RESULTS.where(
+            stuck, optx.RESULTS.promote(lx.RESULTS.stagnation), state.result
+        )
         finite = jnp.isfinite(cost) | ~first
         result = optx.RESULTS.where(finite, result, optx.RESULTS.nonfinite)
         state = MarquardtState(

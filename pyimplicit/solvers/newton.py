@@ -11,7 +11,7 @@ import optimistix as optx
 
 from .._tree import flatten, ravel, stop_gradient
 from ..linear.jacobian import Jacobian, check_jacobian, default_solver, jacobian_operator
-from .tolerance import scaled_size, tolerances
+from .tolerance import length, scaled_size, tolerances
 
 
 class NewtonState(eqx.Module):
@@ -42,46 +42,33 @@ class _Newton(optx.AbstractRootFinder):
 
     def init(self, fn, y, args, options, f_struct, aux_struct, tags):
         del f_struct, aux_struct
-        v, _, along = _vectors(fn, y, args)
+        v, _, along = vectors(fn, y, args)
         factors = None
         if self.keeps_jacobian:
             _, matvec, _ = jax.linearize(along, v, has_aux=True)
-            operator = self._operator(matvec, v, y, args, options, tags)
-            factors = operator, self._solver(operator).init(operator, {})
+            operator = stored_jacobian(self, matvec, v, y, args, options, tags)
+            factors = operator, linear_solver(self, operator).init(operator, {})
         infinite = jnp.asarray(jnp.inf, v.dtype)
         return NewtonState(infinite, infinite, optx.RESULTS.successful, factors)
 
-    def _operator(self, matvec, v, y, args, options, tags):
-        jacobian = options.get("jacobian") if self.jacobian is None else self.jacobian
-        return jacobian_operator(jacobian, matvec, v, y, args, tags)
-
-    def _solver(self, operator):
-        if self.linear_solver is not None:
-            return self.linear_solver
-        return default_solver(
-            operator, float(jnp.finfo(operator.in_structure().dtype).eps) ** 0.5
-        )
-
     def step(self, fn, y, args, options, state, tags):
-        v, unflatten, along = _vectors(fn, y, args)
+        v, unflatten, along = vectors(fn, y, args)
         if self.keeps_jacobian:
             f, aux = along(v)
             operator, factors = state.factors
         else:
             f, matvec, aux = jax.linearize(along, v, has_aux=True)
-            operator = self._operator(matvec, v, y, args, options, tags)
-            factors = self._solver(operator).init(operator, {})
-        solver, factors = self._solver(operator), stop_gradient(factors)
+            operator = stored_jacobian(self, matvec, v, y, args, options, tags)
+            factors = linear_solver(self, operator).init(operator, {})
+        solver, factors = linear_solver(self, operator), stop_gradient(factors)
         solve = lambda f: lx.linear_solve(operator, f, solver, state=factors, throw=False)
-        solution = solve(f)
-        correction = solution.value
+        correction, result = usable(operator, f, solve(f))
         part = 1.0
         if self.line_search:
             part = _natural_search(lambda v: solve(along(v)[0]).value, v, correction)
         v = v - part * correction
         size = scaled_size(self, correction, v)
         rate = jnp.where(jnp.isinf(state.size), jnp.inf, size / state.size)
-        result = optx.RESULTS.promote(solution.result)
         return unflatten(v), NewtonState(size, rate, result, state.factors), aux
 
     def terminate(self, fn, y, args, options, state, tags):
@@ -132,7 +119,34 @@ class Chord(_Newton):
     keeps_jacobian = True
 
 
-def _vectors(fn, y, args):
+def stored_jacobian(solver, matvec, v, y, args, options, tags):
+    """The Jacobian as the solver, or else the problem, wants it stored."""
+    jacobian = options.get("jacobian") if solver.jacobian is None else solver.jacobian
+    return jacobian_operator(jacobian, matvec, v, y, args, tags)
+
+
+def linear_solver(solver, operator) -> lx.AbstractLinearSolver:
+    if solver.linear_solver is not None:
+        return solver.linear_solver
+    return default_solver(
+        operator, float(jnp.finfo(operator.in_structure().dtype).eps) ** 0.5
+    )
+
+
+def usable(operator, f, solution):
+    """The correction and what became of its solve; zero if it solves nothing: then the
+    Jacobian is singular (LU divides by zero or by round-off) or not finite (an infinite
+    one makes a correction of zero, which is no convergence)."""
+    d = solution.value
+    solves = length(operator.mv(d) - f) <= 0.5 * length(f)  # false for NaN
+    finite = jnp.isfinite(length(operator.mv(f)))
+    lost = optx.RESULTS.promote(lx.RESULTS.singular)
+    lost = optx.RESULTS.where(finite, lost, optx.RESULTS.nonfinite)
+    result = optx.RESULTS.where(solves, optx.RESULTS.promote(solution.result), lost)
+    return jnp.where(solves, d, 0.0), result
+
+
+def vectors(fn, y, args):
     """The unknowns as a vector, the way back, and `fn` on vectors, with its aux."""
     v, unflatten = flatten(y)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optimistix as optx
 
 from .._tree import flatten, ravel
-from .tolerance import scaled_size
+from .tolerance import check_damping, scaled_size
 
 
 class PicardState(eqx.Module):
@@ -32,11 +32,7 @@ class Picard(optx.AbstractFixedPointSolver):
     norm: Callable = optx.rms_norm
 
     def __check_init__(self):
-        if isinstance(self.damping, int | float) and not 0 < self.damping <= 1:
-            raise ValueError(
-                "`Picard(damping=...)` must lie in (0, 1].\n"
-                f"Got {self.damping}.\nUse 1 for the plain iteration."
-            )
+        check_damping(self)
 
     def init(self, fn, y, args, options, f_struct, aux_struct, tags):
         return PicardState(jnp.asarray(jnp.inf, ravel(y).dtype))

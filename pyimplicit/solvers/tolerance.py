@@ -19,5 +19,47 @@ def scaled_size(solver: Any, change, y) -> jax.Array:
     change is within tolerance. Not differentiated."""
     change, y = jax.lax.stop_gradient((change, y))
     rtol, atol = tolerances(solver, y.dtype)
-    scaled = change / (atol + rtol * jnp.abs(y))
+    tiny = float(jnp.finfo(y.dtype).tiny)  # no change is within any tolerance, also zero
+    scaled = change / jnp.maximum(atol + rtol * jnp.abs(y), tiny)
     return jnp.sqrt(jnp.sum(scaled * scaled) / max(y.size, 1))
+
+
+def length(v) -> jax.Array:
+    """The Euclidean norm of a vector; not differentiated."""
+    v = jax.lax.stop_gradient(v)
+    return jnp.sqrt(jnp.sum(v * v))
+
+
+def where(which, new, old):
+    """`jnp.where` on pytrees."""
+    return jax.tree.map(lambda new, old: jnp.where(which, new, old), new, old)
+
+
+def check_count(solver: Any, name: str) -> None:
+    """Raises unless the field `name` is a positive integer."""
+    given = getattr(solver, name)
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise ValueError(
+            f"`{type(solver).__name__}({name}=...)` must be a positive integer.\n"
+            f"Got {given!r}.\nLeave it out for the default."
+        )
+
+
+def check_damping(solver: Any) -> None:
+    """Raises on a number `damping` outside (0, 1]."""
+    given = solver.damping
+    if isinstance(given, int | float) and not 0 < given <= 1:
+        raise ValueError(
+            f"`{type(solver).__name__}(damping=...)` must lie in (0, 1].\n"
+            f"Got {given}.\nUse 1 for the plain iteration."
+        )
+
+
+def check_safeguard(solver: Any) -> None:
+    """Raises on a number `safeguard` below 1."""
+    given = solver.safeguard
+    if isinstance(given, int | float) and not given >= 1:
+        raise ValueError(
+            f"`{type(solver).__name__}(safeguard=...)` must be at least 1.\n"
+            f"Got {given}.\nUse infinity for none."
+        )
