@@ -49,7 +49,8 @@ CLAIMS = {
     "implicit_gmres": (
         pi.Implicit(pi.GMRES(1e-12, 1e-12), jacobian=pi.MatrixFree()), EXACT, 1e-9),
     "implicit_gmres_restarted": (
-        pi.Implicit(pi.GMRES(1e-12, 1e-12, restart=2), jacobian=pi.MatrixFree()), EXACT, 1e-9),
+        pi.Implicit(pi.GMRES(1e-12, 1e-12, restart=2), jacobian=pi.MatrixFree()),
+        EXACT, 1e-9),
     "implicit_bicgstab": (pi.Implicit(lx.BiCGStab(1e-12, 1e-12)), EXACT, 1e-9),
     "implicit_normal_cg": (pi.Implicit(lx.Normal(lx.CG(1e-14, 1e-14))), EXACT, 1e-8),
     "implicit_rtol": (pi.Implicit(rtol=1e-6, jacobian=pi.MatrixFree()), EXACT, 1e-4),

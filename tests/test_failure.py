@@ -31,7 +31,8 @@ FAILURES = {
         pi.Status.max_steps_reached, "max_steps"),
     "expansive_long": (
         lambda **o: lambda p: pi.fixed_point(
-            lambda z, p: W3 @ z + p, jnp.ones(2), p, solver=pi.Picard(), max_steps=5000, **o),
+            lambda z, p: W3 @ z + p, jnp.ones(2), p,
+            solver=pi.Picard(), max_steps=5000, **o),
         pi.Status.nonfinite, "ran away"),
     "nan_from_the_function": (
         lambda **o: lambda p: pi.fixed_point(lambda z, p: jnp.sqrt(z - 5) + p, 1.0, p, **o),
@@ -187,8 +188,9 @@ BAD = {
                            TypeError, "pi.Anderson()"),
     "minimize_solver": (lambda: pi.minimize(lambda z, p: z * z, 1.0, solver=pi.Picard()),
                         TypeError, "must be a minimiser"),
-    "least_squares_solver": (lambda: pi.least_squares(lambda z, p: z, 1.0, solver=pi.Newton()),
-                             TypeError, "least-squares solver"),
+    "least_squares_solver": (
+        lambda: pi.least_squares(lambda z, p: z, 1.0, solver=pi.Newton()),
+        TypeError, "least-squares solver"),
     "max_steps": (lambda: pi.root(lambda z, p: z, 1.0, max_steps=0),
                   ValueError, "positive integer"),
     "rtol": (lambda: pi.root(lambda z, p: z, 1.0, rtol=-1.0), ValueError, "negative"),
