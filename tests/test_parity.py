@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import pyimplicit as pi
-from pyimplicit.fem.assembly import diffusion_values
+from pyimplicit.fem.matrices import diffusion_values
 
 
 pytestmark = pytest.mark.julia

@@ -1,26 +1,31 @@
 """Finite elements on meshes, with coefficients that can be learnt."""
 
 from . import models as models
-from .assembly import diffusion_values as diffusion_values, mass_values as mass_values
 from .coefficients import (
     by_region as by_region,
     cellwise as cellwise,
     constant as constant,
+    function as function,
+    law as law,
     nodal as nodal,
     quadrature as quadrature,
 )
+from .constraints import Tie as Tie
 from .diffusion import Diffusion as Diffusion
 from .forms import (
     Field as Field,
     div as div,
     dot as dot,
+    energy as energy,
     grad as grad,
     inner as inner,
     sym_grad as sym_grad,
     trace as trace,
 )
 from .io import write as write
+from .matrices import diffusion_values as diffusion_values, mass_values as mass_values
 from .mesh import Mesh as Mesh
+from .mixed import MixedSpace as MixedSpace
 from .operators import integrate as integrate, point_evaluation as point_evaluation
 from .problem import Problem as Problem
 from .space import FunctionSpace as FunctionSpace

@@ -174,11 +174,7 @@ def all_facets(cells: dict[str, np.ndarray], part: str = "facets") -> np.ndarray
 def check_boundaries(boundaries, cells, n_points: int) -> dict[str, np.ndarray]:
     """Name -> node tuples, each a node, a facet or (in 3-D) an edge of some cell."""
     kinds = [CELL_TYPES[name] for name in cells]
-    parts: dict[int, str | None] = {1: None}  # vertices of an entity -> what entity
-    if kinds[0].edges:
-        parts[2] = "edges"
-    parts[len(kinds[0].facets[0])] = None if kinds[0].dim == 1 else "facets"
-    curved = {"facets": _curved_sizes(kinds), "edges": {3: 2}}
+    known = row_sizes(kinds)
     checked = {}
     for name, facets in dict(boundaries).items():
         what = f"boundary {name!r}"
@@ -193,10 +189,6 @@ def check_boundaries(boundaries, cells, n_points: int) -> dict[str, np.ndarray]:
             )
         checked[name] = check_indices(facets, n_points, what, "point")
         size = facets.shape[1]
-        known = {size: size for size in parts}
-        for part in filter(None, parts.values()):
-            if any(kind.order == 2 for kind in kinds):
-                known |= curved[part]
         if size not in known:
             raise _rule(
                 "boundaries",
@@ -204,15 +196,28 @@ def check_boundaries(boundaries, cells, n_points: int) -> dict[str, np.ndarray]:
                 f"rows of {size} for {name!r}",
                 "A row names the nodes of one facet, or one single node.",
             )
-        if part := parts[known[size]]:
-            _check_facets(name, checked[name], known[size], part, cells, n_points)
+        n_vertices, part = known[size]
+        if part:
+            _check_facets(name, checked[name], n_vertices, part, cells, n_points)
     return checked
 
 
-def _curved_sizes(kinds) -> dict[int, int]:
-    if kinds[0].dim == 2:
-        return {3: 2}
-    return {6: 3} if kinds[0].simplex else {8: 4, 9: 4}
+def row_sizes(kinds) -> dict[int, tuple[int, str | None]]:
+    """Length of a boundary's row -> how many of its nodes are vertices, and whether the
+    row is one of the "facets" or "edges" of the cells (`None`: single nodes)."""
+    kind = kinds[0]
+    n = len(kind.facets[0])
+    sizes: dict[int, tuple[int, str | None]] = {1: (1, None)}
+    if kind.edges:
+        sizes[2] = 2, "edges"
+    if kind.dim > 1:
+        sizes[n] = n, "facets"
+    if any(k.order == 2 for k in kinds):
+        longer = {2: (3,), 3: (6,), 4: (8, 9)}
+        for size, meaning in list(sizes.items())[1:]:
+            for curved in longer[size]:
+                sizes.setdefault(curved, meaning)
+    return sizes
 
 
 def _check_facets(name, facets, n_vertices, part, cells, n_points):

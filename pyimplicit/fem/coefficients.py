@@ -8,9 +8,13 @@ A coefficient is
   quadrature points;
 - one of these arrays marked by `cellwise`, `nodal` or `quadrature`, or any array marked
   by `constant`. Marked arrays may have further axes, for vectors and matrices, and are
-  needed where two meanings fit.
+  needed where two meanings fit;
+- `function(V, u)`, a function in a space, of which forms may take `grad`;
+- `law(f)`: any function, e.g. a network of u or of grad(u), handed to the form as it is:
+  `w.kappa(u)`.
 
-All are differentiated, also the parameters of a function.
+All are differentiated, also the parameters of a function. On a boundary, values per cell
+are those of the cell at the facet.
 """
 
 from typing import Any, NamedTuple
@@ -20,15 +24,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .space import FunctionSpace
+from .domain import Domain
+from .forms import Field
+from .space import FunctionSpace, Space
 from .values import as_numbers
 
 
 class Marked(eqx.Module):
-    """An array with its meaning. A pytree: it passes through `jit`, `grad`, …"""
+    """A coefficient with its meaning. A pytree: it passes through `jit`, `grad`, …"""
 
     values: Any
     meaning: str = eqx.field(static=True)
+    space: FunctionSpace | None = eqx.field(static=True, default=None)
 
 
 def cellwise(values) -> Marked:
@@ -51,6 +58,16 @@ def constant(values) -> Marked:
     return Marked(values, "constant")
 
 
+def function(V: FunctionSpace, u) -> Marked:
+    """The function with coefficients `u`, of shape `V.shape`, on the mesh of the problem."""
+    return Marked(u, "function", V)
+
+
+def law(f) -> Marked:
+    """`f` itself: in the form, `w.NAME` is this function."""
+    return Marked(f, "law")
+
+
 def by_region(mesh, values: dict[str, Any], default=None) -> Marked:
     """A cellwise coefficient from one number for each region, `{name: value}`.
 
@@ -71,51 +88,95 @@ def by_region(mesh, values: dict[str, Any], default=None) -> Marked:
 
 
 class Coefficient(NamedTuple):
-    """Inexact `values`, with the leading axes that their `meaning` says."""
+    """Inexact `values`, with the leading axes that their `meaning` says. `of`: the function
+    of x that gave them, or the space of a function."""
 
     meaning: str
-    values: jax.Array
+    values: Any
+    of: Any = None
 
     def astype(self, dtype) -> "Coefficient":
+        if self.meaning == "law":
+            return self
         return self._replace(values=self.values.astype(dtype))
+
+    def struct(self, dim: int):
+        """What a form gets of it at one point."""
+        struct = lambda shape: jax.ShapeDtypeStruct(shape, self.values.dtype)
+        if self.meaning == "function":
+            shape = self.of.shape[1:]
+            return Field(struct(shape), struct((*shape, dim)))
+        return struct(self.values.shape[_AXES[self.meaning] :])
 
 
 class Evaluated(NamedTuple):
-    """Values with the axes `(n_cells, nq, ...)`, less those on which they do not
-    depend: `by_cell` and `by_point` say which are there."""
+    """Values with the axes `(n, nq, ...)` of a domain, less those on which they do not
+    depend: `by_cell` and `by_point` say which are there. With an `element`, not values but
+    the coefficients `(n, k, ...)` of a function, which is a `field` (with a gradient) or
+    only a value."""
 
     values: jax.Array
     by_cell: bool
     by_point: bool
+    element: Any = None
+    field: bool = False
+    components: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of a value at a point."""
+        if self.field:
+            return () if self.components == 1 else (self.components,)
         return self.values.shape[self.by_cell + self.by_point :]
 
     def full(self, V: FunctionSpace) -> jax.Array:
-        """The values with both axes, `(n_cells, nq, ...)`."""
-        values, *there = self
+        """The values in all cells with both axes, `(n_cells, nq, ...)`."""
+        values, *there = self[:3]
+        if self.element is not None:
+            basis = V.domain().table(self.element)[0][0].astype(values.dtype)
+            values, there = jnp.einsum("qk,ck...->cq...", basis, values), (True, True)
         for axis, is_there in enumerate(there):
             values = values if is_there else jnp.expand_dims(values, axis)
         shape = (V.mesh.n_cells, V.n_quadrature, *values.shape[2:])
         return jnp.broadcast_to(values, shape)
 
 
-def evaluate(V: FunctionSpace, c: Coefficient) -> Evaluated:
-    """The coefficient's values at the quadrature points of V."""
-    if c.meaning == "node":
-        basis = V.array("basis").astype(c.values.dtype)
-        local = c.values[V.array("cells")]  # (n_cells, k, ...)
-        return Evaluated(jnp.einsum("qk,ck...->cq...", basis, local), True, True)
-    by_point = c.meaning == "quadrature point"
-    return Evaluated(c.values, by_point or c.meaning == "cell", by_point)
+def evaluate(V: Space, c: Coefficient, domain: Domain | None = None, x=None) -> Evaluated:
+    """The coefficient's values on a domain (by default all cells), whose quadrature points
+    are `x`, `(n, nq, dim)`."""
+    domain = V.domain() if domain is None else domain
+    meaning, values, of = c
+    if meaning == "constant":
+        return Evaluated(values, False, False)
+    if meaning == "cell":
+        values = values if domain.name is None else values[V.array("cells of", domain)]
+        return Evaluated(values, True, False)
+    if meaning == "node":
+        local = values[V.array("nodes", domain)]
+        return Evaluated(local, True, True, domain.geometry)
+    if meaning == "function":
+        local = values.reshape(of.n_dofs, of.components)[of.array("cells")]
+        if domain.name is not None:
+            local = local[V.array("cells of", domain)]
+        return Evaluated(local, True, True, of.element, True, of.components)
+    if domain.name is not None:
+        if of is None:
+            raise ValueError(
+                "A coefficient on a boundary must be a number, one per cell or node, or a "
+                "function.\nGot one per quadrature point of the cells.\n"
+                "Pass a function of x."
+            )
+        values = jax.vmap(jax.vmap(of))(x).astype(values.dtype)
+    return Evaluated(values, True, True)
 
 
 def average(V: FunctionSpace, name: str, c: Coefficient) -> jax.Array:
     """The mean of a scalar coefficient in each cell, `(n_cells,)`."""
-    meaning, values = c
-    n = _AXES[meaning]
+    meaning, values, _ = c
+    if meaning == "function":
+        full = evaluate(V, c).full(V)
+        meaning, values = "quadrature point", full[..., 0] if c.of.components == 1 else full
+    n = _AXES.get(meaning, -1)
     if values.ndim != n:
         raise ValueError(
             f"The coefficient {name!r} must be a scalar here.\n"
@@ -128,16 +189,24 @@ def average(V: FunctionSpace, name: str, c: Coefficient) -> jax.Array:
     if meaning == "cell":
         return values
     if meaning == "node":
-        return values[V.array("cells")].mean(axis=1)
-    weights = V.quadrature_weights / V.quadrature_weights.sum()
-    return values @ jnp.asarray(weights, values.dtype)
+        values = evaluate(V, c).full(V)
+    if V.domain().affine:
+        weights = V.quadrature_weights / V.quadrature_weights.sum()
+        return values @ jnp.asarray(weights, values.dtype)
+    weights = V.array("weights").astype(values.dtype)
+    return jnp.sum(values * weights, axis=1) / jnp.sum(weights, axis=1)
 
 
 _AXES = {"constant": 0, "cell": 1, "node": 1, "quadrature point": 2}
 
 
-def interpret(V: FunctionSpace, name: str, value) -> Coefficient:
-    """What a coefficient depends on, and its values as an inexact array."""
+def interpret(V: Space, name: str, value, x=None) -> Coefficient:
+    """What a coefficient depends on, and its values as an inexact array. `x`: the
+    quadrature points in the cells, if not those of V."""
+    if isinstance(value, Marked) and value.meaning == "law":
+        return _check_law(name, value)
+    if isinstance(value, Marked) and value.meaning == "function":
+        return _check_function(V, name, value)
     if isinstance(value, Marked):
         values = as_numbers(value.values, _called(name))
         if not _fits(V, value.meaning, values.shape):
@@ -148,7 +217,8 @@ def interpret(V: FunctionSpace, name: str, value) -> Coefficient:
             )
         return Coefficient(value.meaning, values)
     if callable(value):
-        return Coefficient("quadrature point", _call(V, name, value))
+        x = V.array("x") if x is None else x
+        return Coefficient("quadrature point", _call(name, value, x), value)
     values = as_numbers(value, _called(name))
     meanings = [
         meaning
@@ -171,11 +241,35 @@ def interpret(V: FunctionSpace, name: str, value) -> Coefficient:
     )
 
 
+def _check_law(name: str, value: Marked) -> Coefficient:
+    if not callable(value.values):
+        raise TypeError(
+            f"The coefficient {name!r}, a `law`, must be a function.\n"
+            f"Got {type(value.values).__name__}.\nPass numbers and arrays without `law`."
+        )
+    return Coefficient("law", value.values)
+
+
+def _check_function(V: Space, name: str, value: Marked) -> Coefficient:
+    values, space = as_numbers(value.values, _called(name)), value.space
+    if not isinstance(space, FunctionSpace) or space.mesh is not V.mesh:
+        raise ValueError(
+            f"The coefficient {name!r} must be a function on the mesh of the problem.\n"
+            f"Got {space!r}.\nInterpolate it: point_evaluation(W, V.dof_points)(u)."
+        )
+    if values.shape != space.shape:
+        raise ValueError(
+            f"The coefficient {name!r} must have shape {space.shape}.\n"
+            f"Got {values.shape}.\nPass the coefficients of a function in its space."
+        )
+    return Coefficient("function", values, space)
+
+
 def _called(name: str) -> str:
     return f"The coefficient {name!r}"
 
 
-def _shape(V: FunctionSpace, meaning: str) -> tuple[int, ...]:
+def _shape(V: Space, meaning: str) -> tuple[int, ...]:
     n_cells = V.mesh.n_cells
     return {
         "constant": (),
@@ -185,24 +279,24 @@ def _shape(V: FunctionSpace, meaning: str) -> tuple[int, ...]:
     }[meaning]
 
 
-def _fits(V: FunctionSpace, meaning: str, shape) -> bool:
+def _fits(V: Space, meaning: str, shape) -> bool:
     wanted = _shape(V, meaning)
     return tuple(shape[: len(wanted)]) == wanted
 
 
-def _sizes(V: FunctionSpace) -> str:
+def _sizes(V: Space) -> str:
     return (
         f"There are {V.mesh.n_cells} cells, {V.mesh.n_points} nodes and "
         f"{V.n_quadrature} quadrature points in each cell."
     )
 
 
-def _call(V: FunctionSpace, name: str, function) -> jax.Array:
-    point = jax.ShapeDtypeStruct((V.mesh.dim,), V.array("x").dtype)
+def _call(name: str, function, x) -> jax.Array:
+    point = jax.ShapeDtypeStruct(x.shape[2:], x.dtype)
     out = jax.eval_shape(function, point)
     if not hasattr(out, "shape") or not hasattr(out, "dtype"):
         raise TypeError(
             f"The coefficient {name!r} must return a number for a point x.\n"
-            f"Got {out}.\nIt is called with x of shape ({V.mesh.dim},)."
+            f"Got {out}.\nIt is called with x of shape {x.shape[2:]}."
         )
-    return as_numbers(jax.vmap(jax.vmap(function))(V.array("x")), _called(name))
+    return as_numbers(jax.vmap(jax.vmap(function))(x), _called(name))

@@ -1,59 +1,141 @@
-"""Elimination of given unknowns from a linear system."""
+"""Elimination of given and dependent unknowns from a linear system."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse as sp
 
 from ..linear import SparsePattern
 from ..linear.pattern import Structure
-from .space import FunctionSpace, on_device, opaque
+from .space import Space, on_device, opaque
 
 
 class Condensation:
-    """Splits A u = b on the pattern of V into free unknowns f and given ones d:
+    """u = T x + D g with free unknowns x and given values g; then A u = b becomes
 
-        A_ff u_f = b_f - A_fd u_d
+        TᵀAT x = Tᵀ(b - A D g)
 
-    which keeps the symmetry of A. `pattern` is that of A_ff, `None` if nothing is free.
+    which keeps the symmetry of A. Without constraints T and D only pick. `pattern` is that
+    of TᵀAT, `None` if nothing is free. `combine`: S of `constraints.combination`.
     """
 
-    def __init__(self, V: FunctionSpace, dofs: np.ndarray, structure: Structure):
+    def __init__(
+        self,
+        V: Space,
+        dofs: np.ndarray,
+        structure: Structure,
+        combine: sp.csr_array | None = None,
+    ):
+        self.structure: Structure = structure
         given = np.zeros(V.size, bool)
         given[dofs] = True
-        self.n_free, self.n_given = V.size - len(dofs), len(dofs)
-        self._split = self._order = None
-        if not len(dofs):
-            self.pattern: SparsePattern | None = V.pattern(structure)
+        free = ~given
+        if combine is not None:
+            free[np.diff(sp.csc_array(combine).indptr) == 0] = False
+        self.size, self.n_given = V.size, len(dofs)
+        self.n_free = int(free.sum())
+        self.free = np.flatnonzero(free)
+        self._picks = combine is None
+        self._all = self._picks and not len(dofs)
+        self.pattern: SparsePattern | None = None
+        if self._all:
+            self.pattern = V.pattern(structure)
             return
+        place = np.where(given, np.cumsum(given), np.cumsum(free)) - 1
         rows, cols, _ = V.sparsity
-        place = np.where(given, np.cumsum(given), np.cumsum(~given)) - 1
-        inner = np.flatnonzero(~given[rows] & ~given[cols])
-        mixed = np.flatnonzero(~given[rows] & given[cols])
-        self.pattern = None
+        if self._picks:
+            inner = np.flatnonzero(free[rows] & free[cols])
+            mixed = np.flatnonzero(free[rows] & given[cols])
+            at = place[rows[inner]], place[cols[inner]]
+            ends = place[rows[mixed]], place[cols[mixed]]
+            self._free, self._inner, self._mixed, self._rows, self._cols = map(
+                on_device, (self.free, inner, mixed, *ends)
+            )
+            self._order = on_device(np.where(given, self.n_free + place, place))
+        else:
+            T, D = combine[:, self.free], combine[:, dofs]  # pyright: ignore[reportOptionalSubscript]
+            at = self._combine(sp.csr_array(T), sp.csr_array(D), rows, cols)
         if self.n_free:
             shape = (self.n_free, self.n_free)
-            at = place[rows[inner]], place[cols[inner]]
             self.pattern = SparsePattern(*at, shape, structure)
-        ends = place[rows[mixed]], place[cols[mixed]]
-        index = np.flatnonzero(~given), inner, mixed, *ends
-        self._split = tuple(on_device(a) for a in index)
-        self._order = on_device(np.where(given, self.n_free + place, place))
+
+    def _combine(self, T: sp.csr_array, D: sp.csr_array, rows, cols):
+        """Which entries of A go where in TᵀAT and TᵀAD, and with what factor."""
+        which, left, weight = _expand(T, rows)
+        entry, right, factor = _expand(T, cols[which])
+        key = left[entry] * self.n_free + right
+        places, slot = np.unique(key, return_inverse=True)
+        self._n_inner = len(places)
+        self._inner = tuple(map(on_device, (which[entry], weight[entry] * factor, slot)))
+        entry, right, factor = _expand(D, cols[which])
+        self._mixed = tuple(
+            map(on_device, (which[entry], weight[entry] * factor, left[entry], right))
+        )
+        pieces = sp.csr_array(sp.hstack([T, D]))
+        dof, column, weight = _expand(pieces, np.arange(self.size))
+        self._pieces = tuple(map(on_device, (dof, column, weight)))
+        return np.divmod(places, self.n_free)
+
+    def matrix(self, values):
+        """The entries of TᵀAT from those of A, `(nnz,)`."""
+        if self._all:
+            return values
+        if self._picks:
+            return values[opaque(self._inner)]
+        entry, factor, slot = map(opaque, self._inner)
+        return jax.ops.segment_sum(values[entry] * factor, slot, self._n_inner)
+
+    def vector(self, b):
+        """Tᵀb, from b `(size, ...)`."""
+        if self._all:
+            return b
+        if self._picks:
+            return b[opaque(self._free)]
+        dof, column, weight = map(opaque, self._pieces)
+        terms = b[dof] * like(weight.astype(jnp.finfo(b.dtype).dtype), b)
+        n = self.n_free + self.n_given
+        return jax.ops.segment_sum(terms, column, n)[: self.n_free]
 
     def reduce(self, values, rhs, given):
-        """Entries of A_ff and b_f - A_fd u_d, from A `(nnz,)`, b `(size, ...)`, u_d."""
-        if self._split is None:
-            return values, rhs
-        free, inner, mixed, rows, cols = map(opaque, self._split)
-        terms = values[mixed] * given[cols]
+        """Entries of TᵀAT and Tᵀ(b - A D g), from A `(nnz,)`, b `(size, ...)`, g."""
+        b = self.vector(rhs)
+        if self._all:
+            return values, b
+        if self._picks:
+            mixed, rows, cols = map(opaque, (self._mixed, self._rows, self._cols))
+            terms = values[mixed] * given[cols]
+        else:
+            entry, factor, rows, cols = map(opaque, self._mixed)
+            terms = values[entry] * factor * given[cols]
         moved = jax.ops.segment_sum(terms, rows, self.n_free)
-        return values[inner], rhs[free] - like(moved, rhs)
+        return self.matrix(values), b - like(moved, b)
 
     def expand(self, x, given):
-        """u from u_f, `(n_free, ...)`, and u_d."""
-        if self._order is None:
+        """u from x, `(n_free, ...)`, and g."""
+        if self._all:
             return x
         given = jnp.broadcast_to(like(given, x), (self.n_given, *x.shape[1:]))
-        return jnp.concatenate([x, given])[opaque(self._order)]
+        both = jnp.concatenate([x, given])
+        if self._picks:
+            return both[opaque(self._order)]
+        dof, column, weight = map(opaque, self._pieces)
+        terms = both[column] * like(weight.astype(jnp.finfo(x.dtype).dtype), x)
+        return jax.ops.segment_sum(terms, dof, self.size)
+
+    def pick(self, u):
+        """The free unknowns of u, `(size, ...)`."""
+        return u if self._all else u[on_device(self.free)]
+
+
+def _expand(matrix: sp.csr_array, rows: np.ndarray):
+    """Each of `rows` once for each entry of that row: its number among `rows`, the column
+    and the value of the entry."""
+    counts = np.diff(matrix.indptr)[rows]
+    which = np.repeat(np.arange(len(rows)), counts)
+    ends = np.cumsum(counts)
+    inside = np.arange(len(which)) - np.repeat(ends - counts, counts)
+    entry = matrix.indptr[rows][which] + inside
+    return which, matrix.indices[entry].astype(np.int64), matrix.data[entry]
 
 
 def like(column, array):

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from . import assembly
+from . import matrices
 from .coefficients import Coefficient, average, evaluate
 from .forms import dot, grad
 from .space import FunctionSpace
@@ -15,8 +15,8 @@ class Diffusion:
     """∫ κ ∇u·∇v - f v, the weak form of -∇·(κ∇u) = f for scalar u.
 
     `coefficient`: the name of κ > 0. [flux / gradient, e.g. W m⁻¹ K⁻¹] `source`: the
-    name of f, if there is one. [flux / length] It is a form like any other, and is also
-    assembled from precomputed element matrices, which gives the same numbers sooner.
+    name of f, if there is one. [flux / length] It is a form like any other, and for P1 is
+    also assembled from precomputed element matrices: the same numbers sooner.
 
     *Derivative* in κ: κ̄_c = -∫_c ∇u·∇λ per cell, with A λ = ū.
     """
@@ -30,19 +30,24 @@ class Diffusion:
         flux = getattr(w, self.coefficient) * dot(grad(u), grad(v))
         return flux if self.source is None else flux - getattr(w, self.source) * v
 
+    def fits(self, V) -> bool:
+        """Whether there is a fast path: gradients must be constant in each cell."""
+        return isinstance(V, FunctionSpace) and V.element.name == "P1" and V.domain().affine
+
     def assemble(
         self, V: FunctionSpace, coefficients: dict[str, Coefficient]
     ) -> tuple[jax.Array, jax.Array | None]:
         """Matrix entries on `V.pattern()`, and the residual at u = 0 (`None`: zero)."""
-        self._check(V, coefficients)
+        self.check(V, coefficients)
         kappa = average(V, self.coefficient, coefficients[self.coefficient])
-        values = assembly.diffusion_values(V, kappa)
+        values = matrices.diffusion_values(V, kappa)
         if self.source is None:
             return values, None
         source = evaluate(V, coefficients[self.source])
-        return values, -assembly.load_vector(V, source)
+        return values, -matrices.load_vector(V, source)
 
-    def _check(self, V: FunctionSpace, coefficients) -> None:
+    def check(self, V, coefficients) -> None:
+        """Refuses other coefficients than its own, and vectors."""
         known = [n for n in (self.coefficient, self.source) if n is not None]
         for name in (*known, *coefficients):
             if name not in coefficients or name not in known:
@@ -51,9 +56,9 @@ class Diffusion:
                     f"Got {list(coefficients)}.\n"
                     f"{'Remove' if name in coefficients else 'Pass'} {name!r}."
                 )
-        if V.components != 1:
+        if len(V.parts) > 1 or V.parts[0].components != 1:
             raise ValueError(
                 "`Diffusion` must have a scalar unknown.\n"
-                f"Got a space with {V.components} components.\n"
+                f"Got {V}.\n"
                 "Write a form, e.g. w.kappa * inner(grad(u), grad(v))."
             )

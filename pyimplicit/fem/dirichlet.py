@@ -11,8 +11,8 @@ from .values import as_numbers
 class Dirichlet:
     """Conditions by boundary name; where boundaries share nodes, the later name wins.
 
-    A value is a number; an array per node, `(n_points,)` or one entry for each of
-    `mesh.boundary_nodes(name)`; or a function of x `(dim,)`. With several components it
+    A value is a number; an array per unknown, `(n_dofs,)` or one entry for each of
+    `V.boundary_dofs(name)`; or a function of x `(dim,)`. With several components it
     is one of these for all of them (arrays with a last axis `components`), or a tuple
     of one for each, where `None` leaves that component free.
 
@@ -22,7 +22,7 @@ class Dirichlet:
     def __init__(self, V: FunctionSpace, conditions: dict):
         self.V = V
         self.conditions = dict(conditions)
-        self.nodes = {n: V.mesh.boundary_nodes(n) for n in self.conditions}
+        self.nodes = {n: V.boundary_dofs(n) for n in self.conditions}
         owner = np.full(V.size, -1)  # where in the list of all values
         start = 0
         for name, value in self.conditions.items():
@@ -34,8 +34,9 @@ class Dirichlet:
         self.dofs = np.flatnonzero(owner >= 0)
         self._pick = on_device(owner[self.dofs])
 
-    def parts(self, changed: dict | None = None) -> list[jax.Array]:
-        """The values at the nodes of each condition; `changed` replaces some."""
+    def parts(self, changed: dict | None = None, points=None) -> list[jax.Array]:
+        """The values at the unknowns of each condition; `changed` replaces some. `points`:
+        where the unknowns are, `(n_dofs, dim)`, if the mesh is moved."""
         for name, value in (changed or {}).items():
             if name not in self.conditions:
                 raise ValueError(
@@ -54,7 +55,7 @@ class Dirichlet:
                 )
         conditions = self.conditions | (changed or {})
         return [
-            self._at_nodes(name, part)
+            self._at_nodes(name, part, points)
             for name, value in conditions.items()
             for part in self._parts(name, value)
             if part is not None
@@ -83,18 +84,18 @@ class Dirichlet:
             )
         return [jnp.asarray(value)[..., i] for i in range(c)]
 
-    def _at_nodes(self, name: str, value) -> jax.Array:
+    def _at_nodes(self, name: str, value, points) -> jax.Array:
         nodes = self.nodes[name]
         if callable(value):
-            value = jax.vmap(value)(on_device(self.V.mesh.points[nodes]))
+            moved = on_device(self.V.dof_points[nodes]) if points is None else points[nodes]
+            value = jax.vmap(value)(moved)
         value = as_numbers(value, f"The Dirichlet value of {name!r}")
-        if value.shape == (self.V.mesh.n_points,):
+        if value.shape == (self.V.n_dofs,):
             return value[nodes]
         if value.shape in ((), (len(nodes),)):
             return jnp.broadcast_to(value, (len(nodes),))
         raise ValueError(
             f"The Dirichlet value of {name!r} must be a number, or one for each of its "
-            f"{len(nodes)} nodes, or for all {self.V.mesh.n_points}.\n"
-            f"Got shape {value.shape}.\n"
-            "The order is that of mesh.boundary_nodes(name)."
+            f"{len(nodes)} nodes, or for all {self.V.n_dofs}.\n"
+            f"Got shape {value.shape}.\nThe order is that of V.boundary_dofs(name)."
         )

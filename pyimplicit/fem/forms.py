@@ -6,8 +6,13 @@ the test function v: for -∇·(κ∇u) = f
     lambda u, v, w: w.kappa * dot(grad(u), grad(v)) - w.f * v
 
 It is evaluated at one quadrature point. There `u` and `v` are `Field`s; `grad(u)` and
-the like are plain JAX arrays; `w.x` is the point `(dim,)`, and `w.NAME` the value there
-of the coefficient NAME. Any JAX function may be used.
+the like are plain JAX arrays; `w.x` is the point `(dim,)`, `w.h` the diameter of the cell,
+on boundaries `w.n` the outward normal, and `w.NAME` the value there of the coefficient
+NAME. Any JAX function may be used. In a mixed space u and v are tuples of `Field`s.
+
+The form of a problem that minimises ∫ ψ(u, w) is the derivative of ψ:
+
+    form = energy(lambda u, w: w.kappa * dot(grad(u), grad(u)) / 2 - w.f * u)
 """
 
 import operator
@@ -93,6 +98,20 @@ def grad(u: Field) -> jax.Array:
     )
 
 
+def energy(density):
+    """The form of the minimiser of ∫ density(u, w): its derivative in the direction v.
+    Its matrix is symmetric."""
+
+    def form(u, v, w):
+        as_leaves = lambda field: jax.tree.map(lambda a: 1.0 * a, field)
+        return jax.jvp(lambda u: jnp.asarray(_plain(density(u, w))), (u,), (as_leaves(v),))[
+            1
+        ]
+
+    form.structure = "symmetric"
+    return form
+
+
 def div(u: Field) -> jax.Array:
     """∇·u of a function with as many components as dimensions: `()`."""
     return trace(_square(u, "div"))
@@ -157,9 +176,13 @@ class Context:
             return self._values[name]
         raise AttributeError(
             f"`w.{name}` must be `x` or a coefficient of the solve.\n"
-            f"Got coefficients {sorted(self._values.keys() - {'x'})}.\n"
+            f"Got coefficients {sorted(self._values.keys() - {'x', 'h', 'n'})}.\n"
             f"Pass {name!r} in the coefficients, or mend the name in the form."
         )
+
+    def also(self, values: dict) -> "Context":
+        """The same with more names."""
+        return Context(self._values | values, self._used)
 
     def __repr__(self) -> str:
         return f"Context({', '.join(sorted(self._values))})"

@@ -16,34 +16,42 @@ def interval(n, length, origin) -> Mesh:
     return Mesh.from_arrays(x, {"line": cells}, boundaries=sides)
 
 
-def rectangle(shape, lengths, origin) -> Mesh:
+def rectangle(shape, lengths, origin, kind) -> Mesh:
     """The diagonals alternate, so that no direction is preferred."""
     shape, lengths, origin = _check("rectangle", shape, lengths, origin)
+    _check_kind("rectangle", kind, ("triangle", "quad"))
     x, number = _grid(shape, lengths, origin)
     corners = _corners(number).reshape(-1, 4)  # 00, 01, 10, 11 of (x, y)
-    even = np.indices(shape).sum(axis=0).ravel() % 2 == 0
-    cells = np.where(
-        even[:, None, None],
-        corners[:, [[0, 2, 3], [0, 3, 1]]],
-        corners[:, [[0, 2, 1], [2, 3, 1]]],
-    ).reshape(-1, 3)
+    cells = corners[:, [0, 2, 3, 1]]
+    if kind == "triangle":
+        even = np.indices(shape).sum(axis=0).ravel() % 2 == 0
+        cells = np.where(
+            even[:, None, None],
+            corners[:, [[0, 2, 3], [0, 3, 1]]],
+            corners[:, [[0, 2, 1], [2, 3, 1]]],
+        ).reshape(-1, 3)
     names = (("left", "right"), ("bottom", "top"))
-    return Mesh.from_arrays(x, {"triangle": cells}, boundaries=_sides(cells, x, names))
+    sides = _sides(kind, cells, x, names)
+    return Mesh.from_arrays(x, {kind: cells}, boundaries=sides)
 
 
-def box(shape, lengths, origin) -> Mesh:
+def box(shape, lengths, origin, kind) -> Mesh:
     """Each cube is cut into the six tetrahedra around its diagonal (Kuhn 1960,
-    doi:10.1147/rd.45.0518)."""
+    doi:10.1147/rd.45.0518), or kept."""
     shape, lengths, origin = _check("box", shape, lengths, origin)
+    _check_kind("box", kind, ("tetra", "hexahedron"))
     x, number = _grid(shape, lengths, origin)
-    corners = _corners(number).reshape(-1, 8)
-    paths = [
-        np.cumsum([0, *(4 >> axis for axis in order)])
-        for order in itertools.permutations(range(3))
-    ]
-    cells = corners[:, paths].reshape(-1, 4)
+    corners = _corners(number).reshape(-1, 8)  # 000, 001, 010, … of (x, y, z)
+    cells = corners[:, [0, 4, 6, 2, 1, 5, 7, 3]]
+    if kind == "tetra":
+        paths = [
+            np.cumsum([0, *(4 >> axis for axis in order)])
+            for order in itertools.permutations(range(3))
+        ]
+        cells = corners[:, paths].reshape(-1, 4)
     names = (("left", "right"), ("front", "back"), ("bottom", "top"))
-    return Mesh.from_arrays(x, {"tetra": cells}, boundaries=_sides(cells, x, names))
+    sides = _sides(kind, cells, x, names)
+    return Mesh.from_arrays(x, {kind: cells}, boundaries=sides)
 
 
 def disk(n, radius, centre) -> Mesh:
@@ -87,14 +95,22 @@ def _corners(number):
     return np.stack([number[pick] for pick in picks], axis=-1)
 
 
-def _sides(cells, x, names):
-    facets = all_facets({"triangle" if x.shape[1] == 2 else "tetra": cells})
+def _sides(kind, cells, x, names):
+    facets = all_facets({kind: cells})
     on = lambda axis, value: (x[:, axis] == value)[facets].all(axis=1)
     return {
         name: facets[on(axis, end(x[:, axis]))]
         for axis, pair in enumerate(names)
         for name, end in zip(pair, (np.min, np.max), strict=True)
     }
+
+
+def _check_kind(name: str, kind, known) -> None:
+    if kind not in known:
+        raise ValueError(
+            f"`Mesh.{name}(cells=...)` must be one of {', '.join(map(repr, known))}.\n"
+            f"Got {kind!r}.\nLeave it out for {known[0]!r}."
+        )
 
 
 def _check(name, shape, lengths, origin):

@@ -15,8 +15,10 @@ SUFFIXES = (".vtu", ".vtk")
 def write(path: str | os.PathLike, V: FunctionSpace, **fields) -> Path:
     """Writes the mesh of V and fields on it, for ParaView and the like.
 
-    A field has one row per node or per cell: a number `(n,)`, or a few `(n, m)`; which
-    one is told by n, or by `pi.fem.nodal(a)` and `pi.fem.cellwise(a)`. The suffix,
+    A field has one row per unknown of V or per cell: a number `(n,)`, or a few `(n, m)`;
+    which one is told by n, or by `pi.fem.nodal(a)` and `pi.fem.cellwise(a)`. Cells are
+    written with the nodes of the element, so P2 on straight triangles makes "triangle6";
+    a field per node of the mesh needs P1 or Q1. The suffix,
     ".vtu" or ".vtk", chooses the format. The file appears whole or not at all.
     """
     import meshio
@@ -34,14 +36,13 @@ def write(path: str | os.PathLike, V: FunctionSpace, **fields) -> Path:
         )
     mesh, point_data, cell_data = V.mesh, {}, {}
     for name, field in fields.items():
-        values, by_node = _field(mesh, name, field)
+        values, by_node = _field(V, name, field)
         if by_node:
             point_data[name] = values
         else:
-            starts = np.cumsum([len(c) for c in mesh.cells.values()])[:-1]
-            cell_data[name] = np.split(values, starts)
-    points = np.pad(mesh.points, ((0, 0), (0, 3 - mesh.dim)))
-    cells: list = [(kind, np.asarray(c)) for kind, c in mesh.cells.items()]
+            cell_data[name] = [values]
+    points = np.pad(V.dof_points, ((0, 0), (0, 3 - mesh.dim)))
+    cells: list = [(V.element.cell.name, np.asarray(V.cells))]
     whole = meshio.Mesh(points, cells, point_data=point_data, cell_data=cell_data)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
@@ -52,7 +53,7 @@ def write(path: str | os.PathLike, V: FunctionSpace, **fields) -> Path:
     return path
 
 
-def _field(mesh, name: str, field) -> tuple[np.ndarray, bool]:
+def _field(V: FunctionSpace, name: str, field) -> tuple[np.ndarray, bool]:
     meaning = field.meaning if isinstance(field, Marked) else None
     values = np.asarray(field.values if isinstance(field, Marked) else field)
     if values.ndim not in (1, 2) or not np.issubdtype(values.dtype, np.number):
@@ -66,7 +67,7 @@ def _field(mesh, name: str, field) -> tuple[np.ndarray, bool]:
             f"`write({name}=...)` must be real.\nGot {values.dtype}.\n"
             f"Write {name}_real and {name}_imag."
         )
-    sizes = {"node": mesh.n_points, "cell": mesh.n_cells}
+    sizes = {"node": V.n_dofs, "cell": V.mesh.n_cells}
     fits = [m for m, n in sizes.items() if n == len(values) and meaning in (None, m)]
     if len(fits) != 1:
         known = " and ".join(f"{n} {m}s" for m, n in sizes.items())

@@ -5,7 +5,7 @@ import functools
 import os
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -76,12 +76,19 @@ class Mesh:
 
     @classmethod
     def rectangle(
-        cls, nx: int, ny: int, lengths=(1.0, 1.0), *, origin=(0.0, 0.0)
+        cls,
+        nx: int,
+        ny: int,
+        lengths=(1.0, 1.0),
+        *,
+        origin=(0.0, 0.0),
+        cells: Literal["triangle", "quad"] = "triangle",
     ) -> "Mesh":
-        """`2 nx ny` triangles; boundaries "left", "right", "bottom", "top"."""
+        """`2 nx ny` triangles, or `nx ny` quads; boundaries "left", "right", "bottom",
+        "top"."""
         from .generate import rectangle
 
-        return rectangle((nx, ny), lengths, origin)
+        return rectangle((nx, ny), lengths, origin, cells)
 
     @classmethod
     def box(
@@ -92,12 +99,13 @@ class Mesh:
         lengths=(1.0, 1.0, 1.0),
         *,
         origin=(0.0, 0.0, 0.0),
+        cells: Literal["tetra", "hexahedron"] = "tetra",
     ) -> "Mesh":
-        """`6 nx ny nz` tetrahedra; boundaries "left", "right" (x), "front", "back" (y),
-        "bottom", "top" (z)."""
+        """`6 nx ny nz` tetrahedra, or `nx ny nz` hexahedra; boundaries "left", "right"
+        (x), "front", "back" (y), "bottom", "top" (z)."""
         from .generate import box
 
-        return box((nx, ny, nz), lengths, origin)
+        return box((nx, ny, nz), lengths, origin, cells)
 
     @classmethod
     def disk(cls, n: int, radius: float = 1.0, *, centre=(0.0, 0.0)) -> "Mesh":
@@ -121,6 +129,21 @@ class Mesh:
         from .polygon import polygon
 
         return polygon(corners, size, points_per_edge, refine, refine_size, growth)
+
+    def refine(self, times: int = 1) -> "Mesh":
+        """Each straight cell cut into 2^dim, `times` over; names are kept. The new points
+        are middles, also on curved boundaries. See `pyimplicit.fem.refine`."""
+        from .refine import refine
+
+        return refine(self, times)
+
+    def second_order(self, move=None) -> "Mesh":
+        """The mesh with nodes in the middles of its edges, faces and cells, so that cells
+        can be curved. `move(points)`, `(n, dim)` to `(n, dim)`, then moves all points,
+        e.g. onto the true boundary."""
+        from .refine import second_order
+
+        return second_order(self, move)
 
     @property
     def dim(self) -> int:
@@ -156,6 +179,16 @@ class Mesh:
             f"A boundary name must be one of the mesh's.\nGot {name!r}.\n"
             f"The mesh has {known}."
         )
+
+    def boundary_rows(self, name: str) -> np.ndarray:
+        """The facets of a named boundary by their vertices, `(n_facets, k)`; its single
+        nodes if k = 1."""
+        if name not in self.boundaries:
+            self.boundary_nodes(name)  # which refuses unknown names
+            return self.exterior
+        rows = self.boundaries[name]
+        sizes = check.row_sizes([CELL_TYPES[kind] for kind in self.cells])
+        return rows[:, : sizes[rows.shape[1]][0]]
 
     def region_cells(self, name: str) -> np.ndarray:
         """Sorted numbers of the cells of a named region."""

@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .assembly import field, map_cells
-from .coefficients import evaluate, interpret
+from .assembly import Term, map_items
+from .coefficients import evaluate, function, interpret
 from .forms import Context, Field
-from .space import FunctionSpace, on_device
+from .locate import locate
+from .space import FunctionSpace, Space, on_device
 from .values import as_numbers, common_dtype
 
 
@@ -17,7 +18,7 @@ class PointEvaluation(eqx.Module):
 
     `E` takes `V.shape` to `(m,)` or `(m, components)`, a further last axis is kept.
     `E.T` goes back: `E.T(strength)` is the load of point sources. `dofs`, `weights`:
-    `(m, k)`, the unknowns and their barycentric weights for each point. Linear, so it
+    `(m, k)`, the unknowns and the basis functions' values for each point. Linear, so it
     is its own derivative.
     """
 
@@ -74,7 +75,7 @@ def point_evaluation(V: FunctionSpace, points, *, tol: float = 1e-8) -> PointEva
             "`point_evaluation(V, points)` must get finite points.\n"
             f"Got {points[i].tolist()} as point {i}.\nLook at what wrote them."
         )
-    cells, reference = _locate(V, points, tol)
+    cells, reference = locate(V, points, tol)
     return PointEvaluation(
         on_device(V.cells[cells]),
         on_device(V.element.values(reference)),
@@ -82,76 +83,76 @@ def point_evaluation(V: FunctionSpace, points, *, tol: float = 1e-8) -> PointEva
     )
 
 
-def _locate(V: FunctionSpace, points, tol: float):
-    """A cell that holds each point, and the point's place in the reference cell."""
-    from scipy.spatial import KDTree
-
-    corners = V.mesh.points[V.cells]
-    origin, inverse = corners[:, 0], V.inverse_jacobians
-
-    def place(cells, x):
-        reference = np.einsum("...rd,...d->...r", inverse[cells], x - origin[cells])
-        outside = np.maximum(-reference.min(-1), reference.sum(-1) - 1)
-        return reference, outside
-
-    k = min(4 * 2**V.mesh.dim, len(corners))
-    tree = KDTree(corners.mean(axis=1))
-    near = np.asarray(tree.query(points, np.arange(1, k + 1))[1])
-    _, outside = place(near, points[:, None])
-    best = outside.argmin(axis=1)
-    cells = near[np.arange(len(points)), best]
-    for i in np.flatnonzero(outside.min(axis=1) > tol):  # look at every cell
-        cells[i] = place(np.arange(len(corners)), points[i])[1].argmin()
-    reference, outside = place(cells, points)
-    bad = np.flatnonzero(~(outside <= tol))
-    if bad.size:
-        raise ValueError(
-            "`point_evaluation(V, points)` must get points in the mesh.\n"
-            f"Got {points[bad[0]].tolist()} as point {bad[0]}, outside of every cell "
-            f"({bad.size} such points).\nMove it inside, or raise `tol`."
-        )
-    return cells, reference
-
-
 def integrate(
-    V: FunctionSpace, integrand, *, u=None, region: str | None = None, **coefficients
+    V: Space,
+    integrand,
+    *,
+    u=None,
+    region: str | None = None,
+    boundary: str | None = None,
+    points=None,
+    **coefficients,
 ) -> jax.Array:
-    """∫ integrand(w) over the mesh, or over a named region: a number.
+    """∫ integrand(w) over the mesh, a named region or a named boundary: a number.
 
-    In `integrand`, `w.x` is the point and `w.NAME` a coefficient, as in forms; `w.u` is
-    the function with coefficients `u`, of shape `V.shape`, e.g. `dot(grad(w.u),
+    In `integrand`, `w.x` is the point (on a boundary `w.n` the outward normal) and
+    `w.NAME` a coefficient, as in forms; `w.u` is the function with coefficients `u`, of
+    shape `V.shape` (a tuple of functions in a mixed space), e.g. `dot(grad(w.u),
     grad(w.u))`. The quadrature is that of V: give it a higher `degree` where needed.
-    Differentiable in everything given.
+    `points`: of the mesh, if they are moved. Differentiable in everything given.
     """
-    found = {n: interpret(V, n, c) for n, c in coefficients.items()}
-    local = []
-    if u is not None:
-        u = as_numbers(u, "`integrate(u=...)`")
-        if u.shape != V.shape:
+    if region is not None and boundary is not None:
+        raise ValueError(
+            "`integrate` must get a region or a boundary.\n"
+            f"Got {region!r} and {boundary!r}.\nLeave one out."
+        )
+    domain = V.domain(boundary)
+    nodes = V.array("points") if points is None else points
+    x = None
+    if boundary is not None or points is not None:
+        x = points_of(V, domain, nodes)
+    inside = points_of(V, V.domain(), nodes) if points is not None else None
+    found = {n: interpret(V, n, c, inside) for n, c in coefficients.items()}
+    several = isinstance(u, tuple)
+    fields = () if u is None else u if several else (u,)
+    for i, (part, values) in enumerate(zip(V.parts, fields, strict=bool(fields))):
+        values = as_numbers(values, "`integrate(u=...)`")
+        if values.shape != part.shape:
             raise ValueError(
-                f"`integrate(u=...)` must have shape {V.shape}.\nGot {u.shape}.\n"
+                f"`integrate(u=...)` must have shape {part.shape}.\nGot {values.shape}.\n"
                 "Use jax.vmap for several functions."
             )
-        local = [u.reshape(V.n_dofs, V.components)[V.array("cells")]]
-    dtype = common_dtype([*local, *(c.values for c in found.values())])
-    evaluated = {n: evaluate(V, c.astype(dtype)) for n, c in found.items()}
+        found[f"u_{i}"] = interpret(V, f"u_{i}", function(part, values))
+    dtype = common_dtype([c.values for c in found.values()])
+    evaluated = {n: evaluate(V, c.astype(dtype), domain, x) for n, c in found.items()}
 
-    def kernel(integral, *local):
-        def at(basis, gradients, values):
-            for u in local:
-                values = values | {"u": field(V, basis, gradients, u.astype(dtype))}
-            f = integrand(Context(values))
-            f = f.value if isinstance(f, Field) else jnp.asarray(f)
-            if f.shape != ():
-                raise TypeError(
-                    "`integrate(V, integrand)` must get a scalar integrand.\n"
-                    f"Got shape {f.shape}.\nContract vectors, or take a component."
-                )
-            return f
+    def at(values):
+        if several:
+            values = values | {"u": tuple(values[f"u_{i}"] for i in range(len(fields)))}
+        elif fields:
+            values = values | {"u": values["u_0"]}
+        f = integrand(Context(values))
+        f = f.value if isinstance(f, Field) else jnp.asarray(f)
+        if f.shape != ():
+            raise TypeError(
+                "`integrate(V, integrand)` must get a scalar integrand.\n"
+                f"Got shape {f.shape}.\nContract vectors, or take a component."
+            )
+        return f
 
-        return integral(at)
+    def kernel(place, bases, w, axes, local):
+        return jnp.sum(place.weights * jax.vmap(at, (axes,))(w))
 
-    parts = map_cells(V, kernel, evaluated, dtype, *local)
+    parts = map_items(V, Term(integrand, domain, evaluated), kernel, points=points)
     if region is not None:
         parts = parts[V.mesh.region_cells(region)]
     return jnp.sum(parts)
+
+
+def points_of(V: Space, domain, points) -> jax.Array:
+    """The quadrature points of a domain, `(n, nq, dim)`."""
+    table = jnp.asarray(domain.table(domain.geometry)[0], points.dtype)
+    local = points[V.array("nodes", domain)]
+    if domain.facet is None:
+        return jnp.einsum("qg,ngd->nqd", table[0], local)
+    return jnp.einsum("nqg,ngd->nqd", table[V.array("facet", domain)], local)

@@ -1,19 +1,25 @@
-"""Boundary value problems, solved by a sparse factorisation."""
+"""Boundary value problems, solved by sparse factorisations."""
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
 
 from .._status import Solution
 from ..linear import SparsePattern, sparse_solve
 from ..linear.pattern import Structure
-from . import assembly
-from .coefficients import evaluate, interpret
+from . import assembly, newton
+from .assembly import Term
+from .boundary import Piece, pieces, with_laws
+from .coefficients import Coefficient, evaluate, interpret
 from .condense import Condensation, like
+from .constraints import Nullspace, Tie, combination, modes_of, periodic as periodic_tie
 from .dirichlet import Dirichlet
-from .linearity import check_form
-from .space import FunctionSpace
+from .linearity import Nature, check_form, names_of
+from .operators import points_of
+from .space import Space
 from .values import as_numbers, common_dtype
 
 
@@ -21,33 +27,72 @@ class Problem:
     """Find u in V with ∫ form(u, v, w) = ⟨load, v⟩ for all v, and u given on
     boundaries.
 
-    - `form(u, v, w)`: the integrand; see `pyimplicit.fem.forms`. Affine in u, linear in
-      v.
+    - `form(u, v, w)`: the integrand; see `pyimplicit.fem.forms`. Linear in v; affine in u,
+      or nonlinear, which is found out.
     - `dirichlet`: boundary name -> value; see `Dirichlet`. Elsewhere the boundary
-      condition is the natural one of the form.
+      condition is the natural one of the form, or one of
+    - `neumann`, `robin`, `boundary`: boundary name -> value, pair or form; see
+      `pyimplicit.fem.boundary`.
+    - `periodic`: boundary name -> name of the one it equals, a translation of it.
+    - `constraints`: a list of `Tie`.
+    - `nullspace`: "constants", "rigid" or functions `(*V.shape, m)` that the forms do not
+      see. The part of the load that has no solution is taken away, and u is the solution
+      orthogonal to them (with mean zero).
+    - `lower`, `upper`: u is kept above and below these values, numbers or of shape
+      `V.shape`; where it touches one, the equation is an inequality (an obstacle problem).
     - `structure` of the matrix: "general"; "symmetric" or "spd" where the form has it,
       which is faster. Forms of this package know theirs.
+
+    In a `MixedSpace` conditions are tuples of dicts, one for each field, and so is the
+    nullspace.
     """
 
     def __init__(
         self,
-        V: FunctionSpace,
+        V: Space,
         form,
-        dirichlet: dict | None = None,
+        dirichlet=None,
         *,
+        neumann=None,
+        robin=None,
+        boundary: dict | None = None,
+        periodic=None,
+        constraints: list[Tie] | None = None,
+        nullspace=None,
+        lower=None,
+        upper=None,
         structure: Structure | None = None,
     ):
-        if not isinstance(V, FunctionSpace) or not callable(form):
+        if not isinstance(V, Space) or not callable(form):
             raise TypeError(
                 "`Problem(V, form)` must get a FunctionSpace and a function.\n"
                 f"Got {type(V).__name__} and {type(form).__name__}.\n"
                 "The form is called as form(u, v, w)."
             )
         self.V, self.form = V, form
-        self.dirichlet = Dirichlet(V, dirichlet or {})
+        self.pieces = [Piece(form), *pieces(V, neumann, robin, boundary)]
+        self.dirichlet = [
+            Dirichlet(part, conditions)
+            for part, conditions in zip(V.parts, _by_part(V, dirichlet), strict=True)
+        ]
+        dofs = np.concatenate(
+            [start + d.dofs for start, d in zip(V.starts, self.dirichlet, strict=True)]
+        )
+        ties = list(constraints or [])
+        for part, start, pairs in zip(
+            V.parts, V.starts, _by_part(V, periodic), strict=True
+        ):
+            ties += [periodic_tie(part, a, b, start) for a, b in pairs.items()]
+        combine = combination(V, ties, dofs)
+        self.nullspace = None
+        if nullspace is not None:
+            slaves = np.concatenate([tie.slaves for tie in ties]) if ties else dofs[:0]
+            self.nullspace = Nullspace(V, modes_of(V, nullspace), dofs, slaves)
+            dofs = np.sort(np.concatenate([dofs, self.nullspace.grounded]))
+        self.bounds = lower, upper
         self.structure: Structure = structure or getattr(form, "structure", "general")
-        self._condensed = Condensation(V, self.dirichlet.dofs, self.structure)
-        self._checked: set = set()
+        self._condensed = Condensation(V, dofs, self.structure, combine)
+        self._checked: dict = {}
 
     @property
     def pattern(self) -> SparsePattern | None:
@@ -61,12 +106,25 @@ class Problem:
         load=None,
         *,
         dirichlet=None,
+        points=None,
+        start=None,
+        steps: int = 1,
+        solver=None,
         throw: Literal[True] = True,
-    ) -> jax.Array: ...
+    ) -> Any: ...
 
     @overload
     def solve(
-        self, coefficients=None, load=None, *, dirichlet=None, throw: Literal[False]
+        self,
+        coefficients=None,
+        load=None,
+        *,
+        dirichlet=None,
+        points=None,
+        start=None,
+        steps: int = 1,
+        solver=None,
+        throw: Literal[False],
     ) -> Solution: ...
 
     def solve(
@@ -74,10 +132,15 @@ class Problem:
         coefficients: dict | None = None,
         load=None,
         *,
-        dirichlet: dict | None = None,
+        dirichlet=None,
+        points=None,
+        start=None,
+        steps: int = 1,
+        solver: optx.AbstractRootFinder | None = None,
         throw: bool = True,
-    ) -> jax.Array | Solution:
-        """The coefficients of u, of shape `V.shape`; for P1 its values at the nodes.
+    ) -> Any:
+        """The coefficients of u, of shape `V.shape`; for P1 its values at the nodes. In a
+        mixed space a tuple of these.
 
         - `coefficients`: name -> number, array or function of x; see
           `pyimplicit.fem.coefficients`.
@@ -85,27 +148,56 @@ class Problem:
           sources from `point_evaluation(V, points).T`; or with a last axis k, for k
           loads at once. Then u has that axis too, and there is one factorisation.
         - `dirichlet`: values in place of those of the problem, by boundary name.
+        - `points`: of the mesh, if they are moved, `(n_points, dim)`: shape derivatives.
+        - `start`, `steps`, `solver`: of a nonlinear problem. Newton's method (with a line
+          search, if no `solver` is given) starts at `start`, else at zero; with
+          `steps` > 1 the residual of the start is taken away in so many equal parts, which
+          is load stepping.
         - `throw=False` returns a `Solution` with the status instead of raising.
 
-        The result has the common precision of the arrays given.
+        The result has the common precision of the arrays given. Call it in `jax.jit`.
 
-        **Derivative** in all three, any order, both modes: with the residual R(u, θ) =
-        A(θ) u - b(θ) it is u̇ = -A⁻¹ ∂_θR θ̇, one solve per tangent or cotangent with
-        the same factorisation.
+        **Derivative** in everything given but `start`, any order, both modes: with the
+        residual R(u, θ) it is u̇ = -(∂R/∂u)⁻¹ ∂_θR θ̇, one solve per tangent or
+        cotangent; a linear problem needs no other factorisation for it, a nonlinear one
+        that of the tangent at the solution.
 
-        **Errors** at run time are those of `pi.sparse_solve`.
+        **Errors** at run time are those of `pi.sparse_solve` and `pi.root`.
         """
-        parts = self.dirichlet.parts(dirichlet)
+        V = self.V
         load = None if load is None else self._check_load(load)
-        values, residual, dtype = self._assemble(coefficients or {}, parts, load)
-        rhs = jnp.zeros(self.V.size, dtype) if load is None else load.astype(dtype)
-        if residual is not None:
-            rhs = rhs - like(residual, rhs)
-        given = self.dirichlet.values(parts, dtype)
+        at = None if points is None else self._moved(points)
+        parts = self._given(dirichlet, at)
+        found, dtype = self._interpret(coefficients or {}, parts, load, at)
+        given = self._values(parts, dtype)
+        if hasattr(self.form, "check"):
+            self.form.check(V, coefficients or {})
+        if self._is_fast(at):
+            values, residual = self.form.assemble(V, found[0])
+            system = values, 0.0 if residual is None else residual
+        else:
+            terms, linear = self._terms(found, dtype, at)
+            if not linear or any(b is not None for b in self.bounds):
+                how = newton.Options(start, steps, solver, throw)
+                return newton.solve(self, terms, given, load, at, dtype, how)
+            zero = jnp.zeros(V.size, jnp.finfo(dtype).dtype)
+            system = assembly.system(V, terms, zero, at, dtype)
+        values, residual = system
+        rhs = jnp.zeros(V.size, dtype) if load is None else load.astype(dtype)
+        rhs = rhs - like(jnp.asarray(residual, dtype), rhs)
+        if self.nullspace is not None:
+            rhs = self.nullspace.balance(rhs)
         values, rhs = self._condensed.reduce(values, rhs, given)
         solution = self._solve(values, rhs, throw)
+        return self.finish(solution, given, throw)
+
+    def finish(self, solution: Solution, given, throw: bool):
+        """The answer of `solve` from that for the free unknowns."""
         u = self._condensed.expand(solution.value, given)
-        u = u.reshape(*self.V.shape, *rhs.shape[1:])
+        if self.nullspace is not None:
+            u = self.nullspace.centre(u)
+        fields = self.V.split(u)
+        u = fields[0] if len(fields) == 1 else fields
         return u if throw else solution._replace(value=u)
 
     def _solve(self, values, rhs, throw: bool) -> Solution:
@@ -116,27 +208,142 @@ class Problem:
             return Solution(sparse_solve(pattern, values, rhs), None, {})
         return sparse_solve(pattern, values, rhs, throw=False)
 
-    def _assemble(self, coefficients: dict, parts: list, load):
-        """Matrix entries, residual at u = 0, and the precision of both."""
+    def _is_fast(self, points) -> bool:
+        form = self.form
+        fits = hasattr(form, "assemble") and form.fits(self.V)
+        plain = len(self.pieces) == 1 and self.bounds == (None, None)
+        return fits and plain and points is None
+
+    def _interpret(self, coefficients: dict, parts: list, load, points):
+        """The coefficients of each piece, and the common precision of all that is given."""
         V = self.V
-        found = {name: interpret(V, name, c) for name, c in coefficients.items()}
-        given = [c.values for c in found.values()] + parts
-        dtype = common_dtype(given if load is None else [*given, load])
-        found = {name: c.astype(dtype) for name, c in found.items()}
-        if hasattr(self.form, "assemble"):
-            return *self.form.assemble(V, found), dtype
-        evaluated = {name: evaluate(V, c) for name, c in found.items()}
-        signature = tuple((n, e.shape) for n, e in evaluated.items()), dtype
-        if signature not in self._checked:
-            if check_form(V, self.form, evaluated, dtype):
-                self._checked.add(signature)
-        return *assembly.form_system(V, self.form, evaluated, dtype), dtype
+        x = None if points is None else points_of(V, V.domain(), points)
+        common = {name: interpret(V, name, c, x) for name, c in coefficients.items()}
+        own = [{n: interpret(V, n, c, x) for n, c in p.own.items()} for p in self.pieces]
+        everything = [c for group in (common, *own) for c in group.values()]
+        given = [c.values for c in everything if c.meaning != "law"]
+        given += [value for group in parts for value in group]
+        given += [a for a in (load, points) if a is not None]
+        dtype = common_dtype(given)
+        cast = lambda group: {n: c.astype(dtype) for n, c in group.items()}
+        return [cast(common | mine) for mine in own], dtype
+
+    def _terms(self, found: list[dict[str, Coefficient]], dtype, points):
+        """The terms with their coefficients evaluated, and whether all are linear in u."""
+        V, used, linear, terms = self.V, set(), True, []
+        for piece, coefficients in zip(self.pieces, found, strict=True):
+            laws = {n: c.values for n, c in coefficients.items() if c.meaning == "law"}
+            form = with_laws(piece.form, laws)
+            domain = V.domain(piece.boundary)
+            w = _structs(V, domain, coefficients, dtype)
+            names = names_of(V, form, w, dtype)
+            used |= names
+            w = {n: s for n, s in w.items() if n in names | {"x"}}
+            nature = self._nature(piece, form, w, dtype)
+            linear &= nature.linear
+            x = None
+            if domain.name is not None or points is not None:
+                x = points_of(V, domain, V.array("points") if points is None else points)
+            evaluated = {
+                n: evaluate(V, c, domain, x)
+                for n, c in coefficients.items()
+                if n in names and n not in laws
+            }
+            terms.append(Term(form, domain, evaluated))
+        unknown = sorted(found[0].keys() - used)
+        if unknown:
+            raise ValueError(
+                "The coefficients of a solve must be those that its form reads.\n"
+                f"Got {unknown[0]!r}, which the form does not read.\n"
+                f"It reads {sorted(used - {'x', 'h', 'n'})}."
+            )
+        return terms, linear
+
+    def _nature(self, piece: Piece, form, w: dict, dtype) -> Nature:
+        key = id(piece), jax.tree.structure(w), tuple(map(str, jax.tree.leaves(w))), dtype
+        if key not in self._checked:
+            nature = check_form(self.V, form, w, dtype)
+            if not nature.certain:
+                return nature
+            self._checked[key] = nature
+        return self._checked[key]
+
+    def _given(self, changed, points) -> list[list[jax.Array]]:
+        changed = _by_part(self.V, changed)
+        parts = []
+        for d, new in zip(self.dirichlet, changed, strict=True):
+            where = None if points is None else _dof_points(d.V, points)
+            parts.append(d.parts(new, where))
+        return parts
+
+    def _values(self, parts: list[list[jax.Array]], dtype) -> jax.Array:
+        """The given values, in the order of the given unknowns; grounded ones are zero."""
+        found = [d.values(p, dtype) for d, p in zip(self.dirichlet, parts, strict=True)]
+        given = jnp.concatenate(found)
+        if self.nullspace is None:
+            return given
+        starts = zip(self.V.starts, self.dirichlet, strict=True)
+        dofs = np.concatenate([start + d.dofs for start, d in starts])
+        grounded = self.nullspace.grounded
+        order = np.argsort(np.concatenate([dofs, grounded]))
+        return jnp.concatenate([given, jnp.zeros(len(grounded), dtype)])[order]
+
+    def _moved(self, points) -> jax.Array:
+        points = as_numbers(points, "`solve(points=...)`")
+        if points.shape != self.V.mesh.points.shape:
+            raise ValueError(
+                f"`solve(points=...)` must have shape {self.V.mesh.points.shape}.\n"
+                f"Got {points.shape}.\nOne row for each point of the mesh."
+            )
+        return points
 
     def _check_load(self, load) -> jax.Array:
-        load, shape = as_numbers(load, "`solve(load=...)`"), self.V.shape
-        if load.shape[: len(shape)] != shape or load.ndim > len(shape) + 1:
+        V = self.V
+        loads = load if isinstance(load, tuple) else (load,)
+        shapes = [part.shape for part in V.parts]
+        loads = tuple(as_numbers(b, "`solve(load=...)`") for b in loads)
+        fits = len(loads) == len(shapes) and all(
+            b.shape[: len(s)] == s and b.ndim <= len(s) + 1
+            for b, s in zip(loads, shapes, strict=True)
+        )
+        if not fits:
+            got = ", ".join(str(b.shape) for b in loads)
+            want = " or ".join(f"{s} or {(*s, 'k')}" for s in shapes)
             raise ValueError(
-                f"`solve(load=...)` must have shape {shape} or {(*shape, 'k')}.\n"
-                f"Got {load.shape}.\nOne entry for each unknown; loads are columns."
+                f"`solve(load=...)` must have shape {want}.\n"
+                f"Got {got}.\nOne entry for each unknown; loads are columns."
             )
-        return load.reshape(self.V.size, *load.shape[len(shape) :])
+        return V.join(loads)
+
+
+def _by_part(V: Space, conditions) -> tuple:
+    """Conditions as one dict for each field."""
+    if not conditions:
+        return tuple({} for _ in V.parts)
+    if len(V.parts) == 1:
+        return (conditions,)
+    if not isinstance(conditions, tuple) or len(conditions) != len(V.parts):
+        raise ValueError(
+            f"Conditions in a mixed space must be a tuple of {len(V.parts)} dicts, one for "
+            f"each field.\nGot {conditions!r}.\nUse an empty dict for a field without."
+        )
+    return tuple(c or {} for c in conditions)
+
+
+def _dof_points(V, points) -> jax.Array:
+    """Where the unknowns are in a moved mesh, `(n_dofs, dim)`."""
+    table = V.domain().geometry.values(V.element.cell.points)
+    local = points[V.array("nodes", V.domain())]
+    at = jnp.einsum("ig,cgd->cid", jnp.asarray(table, points.dtype), local)
+    return jnp.zeros((V.n_dofs, V.mesh.dim), points.dtype).at[V.array("cells")].set(at)
+
+
+def _structs(V: Space, domain, coefficients: dict[str, Coefficient], dtype) -> dict:
+    """What `w` holds at a point, as structs."""
+    struct = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.finfo(dtype).dtype)
+    dim = V.mesh.dim
+    w = {"x": struct(dim), "h": struct()}
+    if domain.facet is not None:
+        w["n"] = struct(dim)
+    others = {n: c for n, c in coefficients.items() if c.meaning != "law"}
+    return w | {n: c.struct(dim) for n, c in others.items()}

@@ -1,9 +1,17 @@
-"""Quadrature on the reference simplex {x >= 0, Σ x <= 1} in 1, 2 and 3 dimensions."""
+"""Quadrature on the reference simplex {x >= 0, Σ x <= 1} and cube [0, 1]^dim."""
 
 import functools
 import math
 
 import numpy as np
+
+from .cells import CellType
+
+
+def rule(cell: CellType, degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points and weights on the reference cell; on cubes, exact up to `degree` in each
+    coordinate."""
+    return (simplex if cell.simplex else cube)(cell.dim, degree)
 
 
 @functools.cache
@@ -16,11 +24,9 @@ def simplex(dim: int, degree: int) -> tuple[np.ndarray, np.ndarray]:
     and Fix 1973, Table 4.1). Else products of Gauss-Jacobi rules in collapsed
     coordinates (Stroud 1971, Approximate Calculation of Multiple Integrals, 2.4).
     """
-    if not isinstance(degree, (int, np.integer)) or degree < 0:
-        raise ValueError(
-            "A quadrature's `degree` must be a whole number of at least 0.\n"
-            f"Got {degree!r}.\nPass e.g. 2."
-        )
+    _check(degree)
+    if dim == 0:
+        return np.zeros((1, 0)), np.ones(1)
     if dim == 1 or degree > 4 or (degree > 2 and dim == 3):
         points, weights = _collapsed(dim, degree // 2 + 1)
     elif degree <= 1:
@@ -39,6 +45,25 @@ def simplex(dim: int, degree: int) -> tuple[np.ndarray, np.ndarray]:
     weights = weights / weights.sum() / math.factorial(dim)
     points.flags.writeable = weights.flags.writeable = False
     return points, weights
+
+
+@functools.cache
+def cube(dim: int, degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Products of Gauss-Legendre rules, exact up to `degree` in each coordinate."""
+    _check(degree)
+    t, w = np.polynomial.legendre.leggauss(degree // 2 + 1)
+    grid = lambda a: np.stack(np.meshgrid(*[a] * dim, indexing="ij"), -1).reshape(-1, dim)
+    points, weights = grid((1 + t) / 2), grid(w / 2).prod(axis=1)
+    points.flags.writeable = weights.flags.writeable = False
+    return points, weights
+
+
+def _check(degree) -> None:
+    if not isinstance(degree, (int, np.integer)) or degree < 0:
+        raise ValueError(
+            "A quadrature's `degree` must be a whole number of at least 0.\n"
+            f"Got {degree!r}.\nPass e.g. 2."
+        )
 
 
 def _orbit(dim: int, a: float) -> np.ndarray:
