@@ -30,6 +30,16 @@ from .linear import (
     sparse_solve as sparse_solve,
 )
 from .minimize import least_squares as least_squares, minimize as minimize
+from .optimize import (
+    loss as loss,
+    objective as objective,
+    perturbed as perturbed,
+    projection as projection,
+    prox as prox,
+    transport as transport,
+)
+from .optimize.activation import entmax as entmax, sparsemax as sparsemax
+from .optimize.isotonic import isotonic_regression as isotonic_regression
 from .reversible import Reversible as Reversible
 from .root import root as root
 from .solvers import (

@@ -26,6 +26,7 @@ FLOORS = {
     "fixed_point": 4.3,
     "minimize": 4.3,
     "fem": 5,
+    "optimize": 5,
     "deq": 5,
     "inverse": 5.5,
     "diagnostics": 6,

@@ -1,0 +1,1 @@
+"""Optima as layers: programs, projections, proximal operators, losses, transport."""
