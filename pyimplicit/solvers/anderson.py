@@ -9,14 +9,8 @@ import jax.numpy as jnp
 import optimistix as optx
 
 from .._tree import flatten, ravel
-from .tolerance import (
-    check_count,
-    check_damping,
-    check_safeguard,
-    length,
-    scaled_size,
-    where,
-)
+from .options import check_count, check_damping, check_safeguard
+from .tolerance import length, scaled_size, where
 
 
 class AndersonState(eqx.Module):

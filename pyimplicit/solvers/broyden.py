@@ -12,7 +12,8 @@ import optimistix as optx
 from .._tree import stop_gradient
 from ..linear.jacobian import Jacobian, check_jacobian
 from .newton import linear_solver, stored_jacobian, usable, vectors
-from .tolerance import check_count, check_safeguard, length, scaled_size, where
+from .options import check_count, check_linear_solver, check_safeguard
+from .tolerance import length, scaled_size, where
 
 
 class BroydenState(eqx.Module):
@@ -78,6 +79,7 @@ class Broyden(optx.AbstractRootFinder):
         check_count(self, "memory")
         check_safeguard(self)
         check_jacobian(self.jacobian, "Broyden")
+        check_linear_solver(self)
 
     def init(self, fn, y, args, options, f_struct, aux_struct, tags):
         v, _, along = vectors(fn, y, args)

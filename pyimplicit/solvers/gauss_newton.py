@@ -11,6 +11,7 @@ import optimistix as optx
 
 from .._tree import flatten, ravel, stop_gradient
 from ..linear.jacobian import DENSE_LIMIT
+from .options import check_linear_solver
 from .tolerance import scaled_size, tolerances
 
 
@@ -95,16 +96,6 @@ class GaussNewton(optx.AbstractLeastSquaresSolver):
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
         return y, aux, {}
-
-
-def check_linear_solver(solver) -> None:
-    """Raises unless the field `linear_solver` is empty or a lineax solver."""
-    given = solver.linear_solver
-    if given is not None and not isinstance(given, lx.AbstractLinearSolver):
-        raise TypeError(
-            f"`{type(solver).__name__}(linear_solver=...)` must be a lineax solver.\n"
-            f"Got {given!r}.\nTake for example lineax's QR()."
-        )
 
 
 def _needs_products(solver) -> bool:

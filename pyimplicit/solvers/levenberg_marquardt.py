@@ -10,7 +10,8 @@ import lineax as lx
 import optimistix as optx
 
 from .._tree import flatten, ravel, stop_gradient
-from .gauss_newton import check_linear_solver, euclid, linearised, rounding_error
+from .gauss_newton import euclid, linearised, rounding_error
+from .options import check_linear_solver
 from .tolerance import scaled_size
 
 

@@ -11,6 +11,7 @@ import optimistix as optx
 
 from .._tree import flatten, ravel, stop_gradient
 from ..linear.jacobian import Jacobian, check_jacobian, default_solver, jacobian_operator
+from .options import check_linear_solver
 from .tolerance import length, scaled_size, tolerances
 
 
@@ -39,6 +40,7 @@ class _Newton(optx.AbstractRootFinder):
 
     def __check_init__(self):
         check_jacobian(self.jacobian, type(self).__name__)
+        check_linear_solver(self)
 
     def init(self, fn, y, args, options, f_struct, aux_struct, tags):
         del f_struct, aux_struct

@@ -14,7 +14,8 @@ from ..implicit import Linearisation, attach
 from ..linear.gmres import GMRES
 from ..linear.jacobian import MatrixFree
 from .newton import vectors
-from .tolerance import check_count, length, scaled_size, tolerances
+from .options import check_count
+from .tolerance import length, scaled_size, tolerances
 
 
 GAMMA, ALPHA = 0.9, (1 + 5**0.5) / 2  # of the forcing terms; 0.1 below is theirs too

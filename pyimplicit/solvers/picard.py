@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optimistix as optx
 
 from .._tree import flatten, ravel
-from .tolerance import check_damping, scaled_size
+from .options import check_damping
+from .tolerance import scaled_size
 
 
 class PicardState(eqx.Module):

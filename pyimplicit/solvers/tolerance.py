@@ -33,33 +33,3 @@ def length(v) -> jax.Array:
 def where(which, new, old):
     """`jnp.where` on pytrees."""
     return jax.tree.map(lambda new, old: jnp.where(which, new, old), new, old)
-
-
-def check_count(solver: Any, name: str) -> None:
-    """Raises unless the field `name` is a positive integer."""
-    given = getattr(solver, name)
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise ValueError(
-            f"`{type(solver).__name__}({name}=...)` must be a positive integer.\n"
-            f"Got {given!r}.\nLeave it out for the default."
-        )
-
-
-def check_damping(solver: Any) -> None:
-    """Raises on a number `damping` outside (0, 1]."""
-    given = solver.damping
-    if isinstance(given, int | float) and not 0 < given <= 1:
-        raise ValueError(
-            f"`{type(solver).__name__}(damping=...)` must lie in (0, 1].\n"
-            f"Got {given}.\nUse 1 for the plain iteration."
-        )
-
-
-def check_safeguard(solver: Any) -> None:
-    """Raises on a number `safeguard` below 1."""
-    given = solver.safeguard
-    if isinstance(given, int | float) and not given >= 1:
-        raise ValueError(
-            f"`{type(solver).__name__}(safeguard=...)` must be at least 1.\n"
-            f"Got {given}.\nUse infinity for none."
-        )

@@ -1,0 +1,45 @@
+"""Checks of the options of solvers, when these are made."""
+
+from typing import Any
+
+import lineax as lx
+
+
+def check_count(solver: Any, name: str) -> None:
+    """Raises unless the field `name` is a positive integer."""
+    given = getattr(solver, name)
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise ValueError(
+            f"`{type(solver).__name__}({name}=...)` must be a positive integer.\n"
+            f"Got {given!r}.\nLeave it out for the default."
+        )
+
+
+def check_damping(solver: Any) -> None:
+    """Raises on a number `damping` outside (0, 1]."""
+    given = solver.damping
+    if isinstance(given, int | float) and not 0 < given <= 1:
+        raise ValueError(
+            f"`{type(solver).__name__}(damping=...)` must lie in (0, 1].\n"
+            f"Got {given}.\nUse 1 for the plain iteration."
+        )
+
+
+def check_safeguard(solver: Any) -> None:
+    """Raises on a number `safeguard` below 1."""
+    given = solver.safeguard
+    if isinstance(given, int | float) and not given >= 1:
+        raise ValueError(
+            f"`{type(solver).__name__}(safeguard=...)` must be at least 1.\n"
+            f"Got {given}.\nUse infinity for none."
+        )
+
+
+def check_linear_solver(solver: Any) -> None:
+    """Raises unless the field `linear_solver` is empty or a lineax solver."""
+    given = solver.linear_solver
+    if given is not None and not isinstance(given, lx.AbstractLinearSolver):
+        raise TypeError(
+            f"`{type(solver).__name__}(linear_solver=...)` must be a lineax solver.\n"
+            f"Got {given!r}.\nTake for example lineax's QR()."
+        )
