@@ -12,6 +12,7 @@ from .coefficients import (
 )
 from .constraints import Tie as Tie
 from .diffusion import Diffusion as Diffusion
+from .eigen import Eigenpairs as Eigenpairs, eigenpairs as eigenpairs
 from .forms import (
     Field as Field,
     div as div,

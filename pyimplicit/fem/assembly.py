@@ -8,7 +8,7 @@ the basis functions B. So the cost of differentiation does not grow with the ele
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ class Term(NamedTuple):
 
 
 class Basis(NamedTuple):
-    """Basis functions of one field at the points of a cell: `(nq, k)`, `(nq or 1, k, dim)`."""
+    """Basis functions of one field in a cell: `(nq, k)`, and `(nq or 1, k, dim)`."""
 
     values: jax.Array
     gradients: jax.Array
@@ -63,7 +63,8 @@ def system(space: Space, terms: list[Term], u: jax.Array, points=None, dtype=Non
     """Tangent `(nnz,)` and residual `(size,)` at u, in one pass. `dtype`: of the result,
     if not that of u (complex coefficients, with a real u = 0)."""
     dtype = u.dtype if dtype is None else dtype
-    values, total = 0.0, 0.0
+    values = jnp.zeros(len(space.sparsity.rows), dtype)
+    total = jnp.zeros(space.size, dtype)
     for term in terms:
         at_u = _residual_of(space, term, dtype)
         matrix = _tangent_of(space, term, dtype)
@@ -135,7 +136,7 @@ def fields_at(space: Space, bases: list[Basis], local: jax.Array, nq: int) -> tu
 
 def context(domain: Domain, place: Place, facet, coefficients: dict[str, Evaluated]):
     """What `w` holds at the points of a cell, and which of it has an axis of points."""
-    values = {"x": place.x, "h": place.h}
+    values: dict[str, Any] = {"x": place.x, "h": place.h}
     axes: dict[str, int | None] = {"x": 0, "h": None}
     if place.normal is not None:
         values["n"] = jnp.broadcast_to(place.normal, place.x.shape)
@@ -253,7 +254,7 @@ def map_items(space: Space, term: Term, kernel: Callable, u=None, points=None):
     """
     domain = term.domain
     points = space.array("points") if points is None else points
-    items = {"nodes": space.array("nodes", domain)}
+    items: dict[str, Any] = {"nodes": space.array("nodes", domain)}
     if domain.facet is not None:
         items["facet"] = space.array("facet", domain)
     by_cell = {n: c for n, c in term.coefficients.items() if c.by_cell}

@@ -23,7 +23,7 @@ from .space import Space
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Piece:
-    """A form, where it is integrated (`None`: in all cells), and coefficients of its own."""
+    """A form, where it is integrated (`None`: in all cells), and its own coefficients."""
 
     form: Callable
     boundary: str | None = None
@@ -36,8 +36,8 @@ def pieces(space: Space, neumann, robin, boundary) -> list[Piece]:
     for field, conditions in _by_field(space, neumann, "neumann"):
         for name, g in conditions.items():
             own, (get,) = _named(name, "neumann", g)
-            form = lambda u, v, w, get=get, field=field: -_product(get(w), _at(v, field))
-            found.append(Piece(form, name, own))
+            flux = lambda u, v, w, get=get, field=field: -_product(get(w), _at(v, field))
+            found.append(Piece(flux, name, own))
     for field, conditions in _by_field(space, robin, "robin"):
         for name, pair in conditions.items():
             if not isinstance(pair, tuple) or len(pair) != 2:

@@ -59,7 +59,7 @@ def constant(values) -> Marked:
 
 
 def function(V: FunctionSpace, u) -> Marked:
-    """The function with coefficients `u`, of shape `V.shape`, on the mesh of the problem."""
+    """The function in V with coefficients `u`, of shape `V.shape`, on the same mesh."""
     return Marked(u, "function", V)
 
 

@@ -48,9 +48,9 @@ class Condensation:
             mixed = np.flatnonzero(free[rows] & given[cols])
             at = place[rows[inner]], place[cols[inner]]
             ends = place[rows[mixed]], place[cols[mixed]]
-            self._free, self._inner, self._mixed, self._rows, self._cols = map(
-                on_device, (self.free, inner, mixed, *ends)
-            )
+            self._free = on_device(self.free)
+            self._inner = (on_device(inner),)
+            self._mixed = tuple(map(on_device, (mixed, *ends)))
             self._order = on_device(np.where(given, self.n_free + place, place))
         else:
             T, D = combine[:, self.free], combine[:, dofs]  # pyright: ignore[reportOptionalSubscript]
@@ -81,7 +81,7 @@ class Condensation:
         if self._all:
             return values
         if self._picks:
-            return values[opaque(self._inner)]
+            return values[opaque(self._inner[0])]
         entry, factor, slot = map(opaque, self._inner)
         return jax.ops.segment_sum(values[entry] * factor, slot, self._n_inner)
 
@@ -102,7 +102,7 @@ class Condensation:
         if self._all:
             return values, b
         if self._picks:
-            mixed, rows, cols = map(opaque, (self._mixed, self._rows, self._cols))
+            mixed, rows, cols = map(opaque, self._mixed)
             terms = values[mixed] * given[cols]
         else:
             entry, factor, rows, cols = map(opaque, self._mixed)

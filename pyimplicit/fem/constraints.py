@@ -40,6 +40,12 @@ class Tie:
         for name, value in (("slaves", slaves), ("masters", masters), ("weights", weights)):
             object.__setattr__(self, name, value)
 
+    def without(self, others: list["Tie"]) -> "Tie":
+        """The tie without those that are slaves already: corners of periodic domains."""
+        taken = np.concatenate([self.slaves[:0], *(tie.slaves for tie in others)])
+        keep = ~np.isin(self.slaves, taken)
+        return Tie(self.slaves[keep], self.masters[keep], self.weights[keep])
+
 
 def periodic(V: FunctionSpace, slave: str, master: str, start: int = 0) -> Tie:
     """u on the boundary `slave` equals u on `master`, which is a translation of it."""
@@ -129,8 +135,8 @@ class Nullspace:
                 f"Got {len(given)} given unknowns.\nLeave out one of the two."
             )
         open_ = np.setdiff1d(np.arange(space.size), np.concatenate([given, slaves]))
-        pivots = qr(modes[open_].T, mode="economic", pivoting=True)[2]
-        self.grounded = np.sort(open_[pivots[: modes.shape[1]]])
+        *_, pivots = qr(modes[open_].T, mode="economic", pivoting=True)
+        self.grounded = np.sort(open_[np.asarray(pivots)[: modes.shape[1]]])
         self._modes = on_device(modes)
         weighed = np.asarray(_mass(space) @ modes)
         self._weighed = on_device(weighed)

@@ -105,7 +105,7 @@ class Domain:
 
 
 def invert(J: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Determinant `(...)` and inverse `(..., d, d)` of matrices with d <= 3, by cofactors."""
+    """Determinant and inverse of matrices `(..., d, d)` with d <= 3, by cofactors."""
     d = J.shape[-1]
     if d == 1:
         return J[..., 0, 0], 1 / J
@@ -120,7 +120,7 @@ def invert(J: jax.Array) -> tuple[jax.Array, jax.Array]:
             - entry(i + 1, j + 2) * entry(i + 2, j + 1)
         )
         rows = [[minor(j, i) for j in range(3)] for i in range(3)]
-        det = sum(entry(0, j) * rows[j][0] for j in range(3))
+        det = entry(0, 0) * rows[0][0] + entry(0, 1) * rows[1][0] + entry(0, 2) * rows[2][0]
     cofactors = jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
     return det, cofactors / det[..., None, None]
 

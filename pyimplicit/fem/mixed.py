@@ -37,10 +37,6 @@ class MixedSpace(Space):
     def __repr__(self) -> str:
         return f"MixedSpace({', '.join(map(repr, self.parts))})"
 
-    @property
-    def n_quadrature(self) -> int:
-        return self.domain().n_quadrature
-
     @functools.cached_property
     def x(self) -> np.ndarray:
         """Quadrature points in space, `(n_cells, n_quadrature, dim)`. [length]"""

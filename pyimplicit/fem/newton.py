@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .._status import Solution
+from .._tree import stop_gradient
 from ..linear import SparseOperator, SparsePattern
 from ..root import root
 from ..solvers import Newton
@@ -39,11 +40,9 @@ def solve(problem, terms: list[Term], given, load, points, dtype, how: Options):
             "Write the real and the imaginary part as two components."
         )
     V = problem.V
-    n = None if load is None or load.ndim == 1 else load.shape[1]
+    load = jnp.zeros(V.size, dtype) if load is None else load.astype(dtype)
     one = lambda load: _solve(problem, terms, given, load, points, dtype, how)
-    if n is not None:
-        return jax.vmap(one, in_axes=1, out_axes=-1)(load.astype(dtype))
-    return one(jnp.zeros(V.size, dtype) if load is None else load.astype(dtype))
+    return one(load) if load.ndim == 1 else jax.vmap(one, in_axes=1, out_axes=-1)(load)
 
 
 def _solve(problem, terms, given, load, points, dtype, how: Options):
@@ -87,8 +86,7 @@ def _solve(problem, terms, given, load, points, dtype, how: Options):
             solver = Newton()
         x, residual, tangent, pattern = _bounded(problem, residual, tangent, x, params)
     jacobian = lambda x, params: SparseOperator(pattern, tangent(x, params))
-    stopped = jax.lax.stop_gradient
-    x = stopped(x)
+    x = stop_gradient(x)
     if how.steps > 1:
         x = _steps(residual, jacobian, x, params, solver, how.steps)
     solution = root(
@@ -151,9 +149,7 @@ def _start(V, start, dtype):
 
 def _steps(residual, jacobian, x, params, solver, steps: int):
     """The start of the last load step. A step that fails leaves that to the last one."""
-    params = jax.tree.map(
-        lambda a: jax.lax.stop_gradient(a) if eqx.is_inexact_array(a) else a, params
-    )
+    params = stop_gradient(params)
     first = residual(x, params)
 
     def step(x, left):
@@ -163,7 +159,7 @@ def _steps(residual, jacobian, x, params, solver, steps: int):
             rest, x, (params, left, first), solver=solver, jacobian=tangent, throw=False,
             max_steps=50,
         )  # fmt: skip
-        return jax.lax.stop_gradient(found.value), None
+        return stop_gradient(found.value), None
 
     parts = 1 - jnp.arange(1, steps, dtype=x.dtype) / steps
     return jax.lax.scan(step, x, parts)[0]
@@ -185,10 +181,10 @@ def _bounded(problem, residual, tangent, x, params):
     x = jnp.clip(x, lower, upper)
     old = condensed.pattern
     pattern = SparsePattern(old.rows, old.cols, old.shape)
-    rows, cols = jnp.asarray(old.rows), jnp.asarray(old.cols)
-    (on,) = (old.rows == old.cols).nonzero()
-    still = jax.lax.stop_gradient((x, params))
-    scale = jnp.abs(tangent(*still))[on[old.rows[on].argsort()]]
+    rows, cols = old.rows, old.cols  # NumPy: the Jacobian may close over no tracer
+    (on,) = (rows == cols).nonzero()
+    still = stop_gradient((x, params))
+    scale = jnp.abs(tangent(*still))[on[rows[on].argsort()]]
     params["scale"] = jnp.where(scale > 0, scale, 1.0)
     params["lower"], params["upper"] = lower, upper
 

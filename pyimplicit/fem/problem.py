@@ -82,7 +82,8 @@ class Problem:
         for part, start, pairs in zip(
             V.parts, V.starts, _by_part(V, periodic), strict=True
         ):
-            ties += [periodic_tie(part, a, b, start) for a, b in pairs.items()]
+            for slave, master in pairs.items():
+                ties.append(periodic_tie(part, slave, master, start).without(ties))
         combine = combination(V, ties, dofs)
         self.nullspace = None
         if nullspace is not None:
@@ -190,6 +191,42 @@ class Problem:
         values, rhs = self._condensed.reduce(values, rhs, given)
         solution = self._solve(values, rhs, throw)
         return self.finish(solution, given, throw)
+
+    def matrix(
+        self, coefficients: dict | None = None, *, points=None
+    ) -> tuple[jax.Array, SparsePattern]:
+        """The matrix of the free unknowns of a linear problem: its entries `(nnz,)`, which
+        are differentiable in what is given, and their pattern."""
+        V = self.V
+        at = None if points is None else self._moved(points)
+        found, dtype = self._interpret(coefficients or {}, [], None, at)
+        pattern = self._condensed.pattern
+        if pattern is None:
+            raise ValueError(
+                "`Problem.matrix` must have free unknowns.\nGot none.\n"
+                "Drop Dirichlet conditions."
+            )
+        if self._is_fast(at):
+            return self._condensed.matrix(self.form.assemble(V, found[0])[0]), pattern
+        terms, linear = self._terms(found, dtype, at)
+        if not linear:
+            raise ValueError(
+                "`Problem.matrix` must have a form that is linear in u.\n"
+                "Got a nonlinear one.\nLinearise it."
+            )
+        zero = jnp.zeros(V.size, jnp.finfo(dtype).dtype)
+        return self._condensed.matrix(
+            assembly.system(V, terms, zero, at, dtype)[0]
+        ), pattern
+
+    @property
+    def n_given(self) -> int:
+        """How many unknowns have given values."""
+        return self._condensed.n_given
+
+    def expand(self, x, given) -> jax.Array:
+        """All unknowns `(size, ...)` from the free and the given ones."""
+        return self._condensed.expand(x, given)
 
     def finish(self, solution: Solution, given, throw: bool):
         """The answer of `solve` from that for the free unknowns."""

@@ -84,7 +84,8 @@ def _middles(mesh: Mesh, what: str) -> tuple[CellType, Numbering]:
     if len(mesh.cells) > 1 or any(CELL_TYPES[name].order > 1 for name in mesh.cells):
         raise ValueError(
             f"`mesh.{what}` must get straight cells of one type.\n"
-            f"Got {' and '.join(map(repr, mesh.cells))}.\nMake it before the mesh is curved."
+            f"Got {' and '.join(map(repr, mesh.cells))}.\n"
+            "Make it before the mesh is curved."
         )
     (name,) = mesh.cells
     cell = CELL_TYPES[SECOND_ORDER[name]]

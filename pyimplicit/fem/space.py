@@ -38,6 +38,11 @@ class Space(abc.ABC):
     size: int
     shape: tuple
 
+    @property
+    def n_quadrature(self) -> int:
+        """Quadrature points in each cell."""
+        return self.domain().n_quadrature
+
     @abc.abstractmethod
     def split(self, u) -> tuple:
         """The fields of a vector of all unknowns, `(size, ...)`, in their shapes."""
@@ -172,11 +177,6 @@ class FunctionSpace(Space):
             f"FunctionSpace({self.element.name!r}, shape {self.shape}, "
             f"{self.mesh.n_cells} cells)"
         )
-
-    @property
-    def n_quadrature(self) -> int:
-        """Quadrature points in each cell."""
-        return len(self.quadrature_weights)
 
     @property
     def cells(self) -> np.ndarray:
