@@ -5,7 +5,14 @@
 Importing starts nothing: Julia, where it is set up, starts at the first solve.
 """
 
-from . import deq as deq, engine as engine, fem as fem, inverse as inverse
+from . import (
+    deq as deq,
+    engine as engine,
+    fem as fem,
+    inverse as inverse,
+    ode as ode,
+    unrolled as unrolled,
+)
 from ._status import Solution as Solution, Status as Status
 from .adjoint import (
     Implicit as Implicit,
