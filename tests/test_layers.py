@@ -28,6 +28,8 @@ FLOORS = {
     "fem": 5,
     "optimize": 5,
     "deq": 5,
+    "ode": 5,
+    "unrolled": 5,
     "inverse": 5.5,
     "diagnostics": 6,
     "check": 6,
