@@ -95,7 +95,7 @@ def _fixed_point(
 
     def run(z0, params, loop):
         if isinstance(solver, optx.AbstractFixedPointSolver):
-            how = dict(max_steps=max_steps, options=options, loop=loop)
+            how: dict[str, Any] = dict(max_steps=max_steps, options=options, loop=loop)
             return iterate(solver, fn, z0, params, **how)
         return find_root(solver, residual, z0, params, options, max_steps, loop)
 

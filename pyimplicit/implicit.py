@@ -86,8 +86,8 @@ def _attach(z, residual, params, linearisation, valid):
 
 @_attach.def_jvp
 def _attach_jvp(primals, tangents):
-    *given, linearisation, valid = primals
-    z, residual, params = arrays(given)  # jacrev(f)(1.0) makes a Python number of a primal
+    *point, linearisation, valid = primals
+    z, residual, params = arrays(point)  # jacrev(f)(1.0) makes a Python number of a primal
     _, t_residual, t_params, *_ = tangents
     # Not the bare z: this one has derivatives.
     z = _attach(z, residual, params, linearisation, valid)
@@ -102,11 +102,9 @@ def _attach_jvp(primals, tangents):
     along = lambda y: ravel(residual(unflatten(y), params)).astype(y.dtype)
     _, matvec = jax.linearize(along, y)
     # Stopped out here: JAX must not see tangents in the solver that the product lacks.
-    here, how_given = stop_gradient(((z, params), linearisation))
-    operator = lambda: jacobian_operator(
-        how_given.jacobian, matvec, y, *here, how_given.tags
-    )
-    how = lambda A: _plan(how_given, A, y.dtype, here)
+    z_, params_, given = stop_gradient((z, params, linearisation))
+    operator = lambda: jacobian_operator(given.jacobian, matvec, y, z_, params_, given.tags)
+    how = lambda A: _plan(given, A, y.dtype, z_, params_)
     t_y = checked_solve(matvec, operator, -t_F.astype(y.dtype), how, valid)
     # `unflatten` puts constants back; only the unknowns have tangents.
     return z, eqx.filter(unflatten(t_y), eqx.is_inexact_array)
@@ -137,7 +135,7 @@ def _moving(primals, tangents):
     return moving, fixed, tangents
 
 
-def _plan(linearisation: Linearisation, A, dtype, here) -> LinearSolve:
+def _plan(linearisation: Linearisation, A, dtype, z, params) -> LinearSolve:
     rtol = linearisation.rtol
     rtol = float(jnp.finfo(dtype).eps) ** (2 / 3) if rtol is None else rtol
     accept = linearisation.accept
@@ -148,7 +146,7 @@ def _plan(linearisation: Linearisation, A, dtype, here) -> LinearSolve:
     options = {}
     if (M := linearisation.preconditioner) is not None:
         is_operator = isinstance(M, lx.AbstractLinearOperator)
-        options["preconditioner"] = M if is_operator else M(*here)
+        options["preconditioner"] = M if is_operator else M(z, params)
     if linearisation.guess is not None:
         options["y0"] = ravel(linearisation.guess).astype(dtype)
     solver = linearisation.solver

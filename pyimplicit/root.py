@@ -66,7 +66,11 @@ def root(
     """
     check_options("root", adjoint, max_steps, rtol, atol)
     check_jacobian(jacobian, "root")
-    kinds = (optx.AbstractRootFinder, optx.AbstractLeastSquaresSolver, optx.AbstractMinimiser)
+    kinds = (
+        optx.AbstractRootFinder,
+        optx.AbstractLeastSquaresSolver,
+        optx.AbstractMinimiser,
+    )
     if not isinstance(solver, kinds):
         raise TypeError(
             "`root(solver=...)` must be a root finder, least-squares solver or minimiser.\n"
@@ -96,7 +100,7 @@ def _root(fn, z0, params, solver, adjoint, rtol, atol, max_steps, throw, jacobia
 
 def find_root(solver, fn, z0, params, options, max_steps, loop, tags=frozenset()):
     """Iterates a solver of any of the three kinds until a root."""
-    how = dict(max_steps=max_steps, options=options, tags=tags, loop=loop)
+    how: dict[str, Any] = dict(max_steps=max_steps, options=options, tags=tags, loop=loop)
     if isinstance(solver, optx.AbstractRootFinder):
         return iterate(solver, fn, z0, params, **how)
     # Solvers for ‖F‖² also stop at minima that are no roots: go on until F is small.

@@ -38,11 +38,11 @@ def broken(solver):
     """The same solver; whoever differentiates its steps gets an error."""
 
     def step(self, *args):
-        y, *rest = super(cls, self).step(*args)
+        y, *rest = type(solver).step(self, *args)
         return eqxi.nondifferentiable(y, name="The forward solve"), *rest
 
     cls = type(f"Broken{type(solver).__name__}", (type(solver),), {"step": step})
-    copy = object.__new__(cls)
+    copy: Any = object.__new__(cls)
     for field in dataclasses.fields(solver):
         object.__setattr__(copy, field.name, getattr(solver, field.name))
     return copy
@@ -208,7 +208,7 @@ def layers() -> tuple[Layer, ...]:
             "minimize_lasso",
             lambda p, **o: pi.minimize(
                 lambda z, p: 0.5 * jnp.sum((z - p[0]) ** 2), jnp.zeros(4), p,
-                **{"solver": broken(pi.ProximalGradient(lambda v, p, s: _soft(v, s * p[1]))), **o}),
+                **{"solver": broken(pi.ProximalGradient(prox=lambda v, p, s: _soft(v, s * p[1]))), **o}),
             lambda p: _soft(p[0], p[1]),
             (jnp.array([3.0, -40.0, 0.5, 7.0]), jnp.array(2.0)),
         ),

@@ -1,5 +1,7 @@
 """jaxopt's decorators, with its calling convention, on solvers that JAX cannot see into."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -161,8 +163,9 @@ def test_the_same_names_as_jaxopt():
         assert names[1:4] == ["has_aux", "solve", "reference_signature"]
 
 
+NONSENSE: Any = "cg"
 BAD = {
-    "solve": (lambda: pi.custom_root(gradient, solve="cg"), "matvec, b"),
+    "solve": (lambda: pi.custom_root(gradient, solve=NONSENSE), "matvec, b"),
     "names": (
         lambda: pi.custom_root(gradient)(lambda w, p, *, A, y: w)(None, 1.0, A=X, y=Y),
         "same names and order"),

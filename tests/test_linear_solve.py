@@ -1,5 +1,7 @@
 """Linear solves as layers, GMRES, and Jacobians that are never dense."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -103,14 +105,19 @@ def test_gmres_with_preconditioner_and_guess():
         pi.GMRES(1e-8, 1e-8).init(lx.MatrixLinearOperator(A[:, :3]), {})
 
 
+def _pattern(places, n):
+    rows, cols = map(np.concatenate, zip(*places, strict=True))
+    return pi.SparsePattern(rows, cols, (n, n))
+
+
 def test_structurally_orthogonal_columns():
     n = 40
     i = np.arange(n)
     band = [(i, i), (i[1:], i[:-1]), (i[:-1], i[1:])]
-    tridiagonal = pi.SparsePattern(*map(np.concatenate, zip(*band, strict=True)), (n, n))
+    tridiagonal = _pattern(band, n)
     assert column_colours(tridiagonal).max() + 1 == 3
     arrow = [(i, i), (np.zeros(n - 1, int), i[1:])]  # a full first row
-    arrow = pi.SparsePattern(*map(np.concatenate, zip(*arrow, strict=True)), (n, n))
+    arrow = _pattern(arrow, n)
     assert column_colours(arrow).max() + 1 == n
     assert row_colours(arrow).max() + 1 == 2
 
@@ -126,7 +133,7 @@ def pattern_of(n):
     rows = np.concatenate([i, i, i, np.zeros(n, int)])
     cols = np.concatenate([i, np.roll(i, 1), np.roll(i, -1), i])
     places = np.unique(np.stack([rows, cols]), axis=1)
-    return pi.SparsePattern(*places, (n, n))
+    return pi.SparsePattern(places[0], places[1], (n, n))
 
 
 STORAGE = {
@@ -176,7 +183,7 @@ def ring_pattern(n):
 def test_a_large_root_never_makes_a_dense_matrix(storage, engine):
     """100,000 unknowns: a dense Jacobian would take 80 GB."""
     n = 100_000
-    jacobian = storage(n) if callable(storage) else storage
+    jacobian: Any = storage(n) if callable(storage) else storage
     z = jnp.sin(jnp.arange(n) + 1.0)
     p = ring(z, 0.0)
     loss = lambda p: jnp.sum(pi.root(ring, jnp.zeros(n), p, jacobian=jacobian).value ** 2)

@@ -34,7 +34,7 @@ class LinearSolve(eqx.Module):
 
     solver: lx.AbstractLinearSolver
     options: dict[str, Any]
-    accept: float
+    accept: Any
     throw: bool = eqx.field(static=True)
     message: str = eqx.field(static=True)
 
@@ -62,7 +62,7 @@ def checked_solve(
         def run(product, b):
             A = operator()
             plan = how(A)
-            if isinstance(plan.solver, lx.CG | lx.Cholesky):  # their claim; checked below
+            if _needs_definite(plan.solver):  # the user's claim; checked below
                 A = lx.TaggedLinearOperator(A, lx.positive_semidefinite_tag)
             options = plan.options
             state = plan.solver.init(A, options)
@@ -93,6 +93,10 @@ def where_valid(x, valid):
     """`x`, or NaN where not `valid` (but zero stays zero), forwards and transposed."""
     guard = lambda _, b: jnp.where(valid | jnp.all(b == 0), b, jnp.nan)
     return jax.lax.custom_linear_solve(lambda x: x, x, guard, guard)
+
+
+def _needs_definite(solver) -> bool:
+    return isinstance(solver, lx.CG | lx.Cholesky)
 
 
 def _guess(options):

@@ -7,6 +7,7 @@ doi:10.1093/imamat/13.1.117; Coleman, Moré 1983, doi:10.1137/0720013).
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -32,7 +33,7 @@ def _greedy(rows, cols, shape) -> np.ndarray:
     widest = int(np.bincount(rows, minlength=1).max())
     if widest * widest * shape[0] > 50_000_000:  # a nearly full row: all columns meet
         return np.arange(shape[1])
-    meet = sp.csr_array(A.T @ A)
+    meet: Any = sp.csr_array(A.T @ A)
     starts, near = meet.indptr.tolist(), meet.indices.tolist()
     colours = [-1] * shape[1]
     for j in np.argsort(-np.diff(meet.indptr), kind="stable").tolist():

@@ -11,7 +11,7 @@ import optimistix as optx
 
 from .._tree import stop_gradient
 from ..linear.jacobian import Jacobian, check_jacobian
-from .newton import linear_solver, stored_jacobian, usable, vectors
+from .newton import corrected, linear_solver, stored_jacobian, vectors
 from .options import check_count, check_linear_solver, check_safeguard
 from .tolerance import length, scaled_size, where
 
@@ -105,9 +105,7 @@ class Broyden(optx.AbstractRootFinder):
         if not isinstance(start, tuple):
             return f / start, optx.RESULTS.successful
         operator, factors = start
-        solver = linear_solver(self, operator)
-        solution = lx.linear_solve(operator, f, solver, state=factors, throw=False)
-        p, result = usable(operator, f, solution)
+        p, result = corrected(operator, f, linear_solver(self, operator), factors)
         return jnp.where(result == optx.RESULTS.successful, p, jnp.nan), result
 
     def step(self, fn, y, args, options, state, tags):

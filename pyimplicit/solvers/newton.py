@@ -1,7 +1,7 @@
 """Newton's method and its simplified form, with the Jacobian in any storage."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -63,11 +63,11 @@ class _Newton(optx.AbstractRootFinder):
             operator = stored_jacobian(self, matvec, v, y, args, options, tags)
             factors = linear_solver(self, operator).init(operator, {})
         solver, factors = linear_solver(self, operator), stop_gradient(factors)
-        solve = lambda f: lx.linear_solve(operator, f, solver, state=factors, throw=False)
-        correction, result = usable(operator, f, solve(f))
+        correct = lambda f: corrected(operator, f, solver, factors)
+        correction, result = correct(f)
         part = 1.0
         if self.line_search:
-            part = _natural_search(lambda v: solve(along(v)[0]).value, v, correction)
+            part = _natural_search(lambda v: correct(along(v)[0])[0], v, correction)
         v = v - part * correction
         size = scaled_size(self, correction, v)
         rate = jnp.where(jnp.isinf(state.size), jnp.inf, size / state.size)
@@ -103,7 +103,7 @@ class Newton(_Newton):
     linear_solver: lx.AbstractLinearSolver | None = None
     jacobian: Jacobian = None
     line_search: bool = eqx.field(static=True, default=False)
-    keeps_jacobian = False
+    keeps_jacobian: ClassVar[bool] = False
 
 
 class Chord(_Newton):
@@ -118,7 +118,7 @@ class Chord(_Newton):
     linear_solver: lx.AbstractLinearSolver | None = None
     jacobian: Jacobian = None
     line_search: bool = eqx.field(static=True, default=False)
-    keeps_jacobian = True
+    keeps_jacobian: ClassVar[bool] = True
 
 
 def stored_jacobian(solver, matvec, v, y, args, options, tags):
@@ -135,17 +135,22 @@ def linear_solver(solver, operator) -> lx.AbstractLinearSolver:
     )
 
 
-def usable(operator, f, solution):
-    """The correction and what became of its solve; zero if it solves nothing: then the
-    Jacobian is singular (LU divides by zero or by round-off) or not finite (an infinite
-    one makes a correction of zero, which is no convergence)."""
+def corrected(operator, f, solver, factors):
+    """d with J d = f, and what became of the solve; d is zero if it solves nothing: then
+    the Jacobian is singular (LU divides by zero or by round-off) or not finite (an
+    infinite one makes a correction of zero, which is no convergence)."""
+    # Of unit length, so that absolute tolerances of iterative solvers mean something.
+    size = stop_gradient(jnp.max(jnp.abs(f)))
+    size = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
+    unit = f / size
+    solution = lx.linear_solve(operator, unit, solver, state=factors, throw=False)
     d = solution.value
-    solves = length(operator.mv(d) - f) <= 0.5 * length(f)  # false for NaN
-    finite = jnp.isfinite(length(operator.mv(f)))
+    solves = length(operator.mv(d) - unit) <= 0.5 * length(unit)  # false for NaN
+    finite = jnp.isfinite(length(operator.mv(unit)))
     lost = optx.RESULTS.promote(lx.RESULTS.singular)
     lost = optx.RESULTS.where(finite, lost, optx.RESULTS.nonfinite)
     result = optx.RESULTS.where(solves, optx.RESULTS.promote(solution.result), lost)
-    return jnp.where(solves, d, 0.0), result
+    return jnp.where(solves, size * d, 0.0), result
 
 
 def vectors(fn, y, args):
