@@ -29,7 +29,9 @@ def newton_solver(f, z_init):
 def anderson_solver(f, z_init, m=5, lam=1e-4, max_iter=50, tol=1e-5, beta=1.0):
     """Anderson acceleration with the tutorial's options."""
     solver = pi.Anderson(memory=m, regularization=lam, damping=beta, rtol=tol, atol=tol)
-    return pi.fixed_point(lambda z, _: f(z), z_init, solver=solver, max_steps=max_iter).value
+    return pi.fixed_point(
+        lambda z, _: f(z), z_init, solver=solver, max_steps=max_iter
+    ).value
 
 
 def fixed_point_layer(solver, f, params, x):
@@ -74,7 +76,9 @@ def run(argv: list[str]) -> None:
     found = main()
     report = found.pop("report")
     for name, (z, g, h) in found.items():
-        print(f"{name:16} z[0] = {z[0]:+.6f}   d sum(z)/dW[0, 0] = {g[0, 0]:+.6f}   ", end="")
+        print(
+            f"{name:16} z[0] = {z[0]:+.6f}   d sum(z)/dW[0, 0] = {g[0, 0]:+.6f}   ", end=""
+        )
         print(f"trace of the Hessian in x = {jnp.trace(h):+.6f}")
     print(report)
 

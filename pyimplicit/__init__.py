@@ -38,11 +38,17 @@ from .linear import (
 )
 from .minimize import least_squares as least_squares, minimize as minimize
 from .optimize import (
+    Certificate as Certificate,
+    InteriorPoint as InteriorPoint,
+    QPSolution as QPSolution,
+    Smoothed as Smoothed,
+    certificate as certificate,
     loss as loss,
     objective as objective,
     perturbed as perturbed,
     projection as projection,
     prox as prox,
+    qp as qp,
     transport as transport,
 )
 from .optimize.activation import entmax as entmax, sparsemax as sparsemax

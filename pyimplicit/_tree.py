@@ -8,7 +8,9 @@ import numpy as np
 
 def arrays(tree):
     """Numbers and NumPy arrays of `tree` as JAX arrays; other leaves as they are."""
-    is_number = lambda a: isinstance(a, bool | int | float | complex | np.ndarray | np.generic)
+    is_number = lambda a: isinstance(
+        a, bool | int | float | complex | np.ndarray | np.generic
+    )
     return jax.tree.map(lambda a: jnp.asarray(a) if is_number(a) else a, tree)
 
 
@@ -37,7 +39,9 @@ def flatten(tree):
     places = np.cumsum(sizes)[:-1].tolist() if sizes else []
 
     def unflatten(v):
-        pieces = [_leaf(p, *kind) for p, kind in zip(jnp.split(v, places), kinds, strict=True)]
+        pieces = [
+            _leaf(p, *kind) for p, kind in zip(jnp.split(v, places), kinds, strict=True)
+        ]
         return eqx.combine(jax.tree.unflatten(structure, pieces), fixed)
 
     return y, unflatten

@@ -2,12 +2,12 @@ r"""How a layer is differentiated: one object, and nothing else changes.
 
 | adjoint | gradient | backward cost | memory | modes |
 |---|---|---|---|---|
-| `Implicit()` | exact at the solution | one transposed linear solve | that of one f | all, any order |
-| `Unroll()` | exact for the iterates | as the forward, 2–3 times | a few iterates (checkpoints) | all |
+| `Implicit()` | exact at the solution | one transposed solve | one f | all, any order |
+| `Unroll()` | exact for the iterates | 2–3 forwards | a few iterates | all, any order |
 | `Unroll(steps=k)` | exact for k steps | k steps | k iterates | all, any order |
-| `Phantom(steps, damping)` | truncated Neumann series | k products | k evaluations | all |
-| `OneStep()` | its first term ("Jacobian-free") | one product | one evaluation | all |
-| `Reversible(beta)` | exact for the iterates | as the forward, 3 times | two states | reverse, first order |
+| `Phantom(k, damping)` | truncated Neumann series | k products | k f | all, any order |
+| `OneStep()` | its first term ("Jacobian-free") | one product | one f | all, any order |
+| `Reversible(beta)` | exact for the iterates | 3 forwards | 2 states | reverse, once |
 
 The value is the same for all but `Unroll(steps=k)` and `Reversible`, which are
 iterations of their own.
@@ -27,7 +27,7 @@ from ._status import Status
 from ._tree import flatten, ravel, stop_gradient
 from .engine.failure import fail_unless_zero
 from .implicit import Linearisation, attach, borrow
-from .iterate import While, all_finite, while_loop
+from .iterate import all_finite, while_loop
 from .linear.jacobian import Jacobian, check_jacobian
 
 

@@ -10,7 +10,6 @@ solves, and derivatives in what `optimality` closes over.
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +54,11 @@ def custom_root(
         Blondel et al., *Efficient and modular implicit differentiation* (2022).
         arXiv:2105.15183
     """
-    if solve is not None and not callable(solve) and not isinstance(solve, lx.AbstractLinearSolver):
+    if (
+        solve is not None
+        and not callable(solve)
+        and not isinstance(solve, lx.AbstractLinearSolver)
+    ):
         raise TypeError(
             "`custom_root(solve=...)` must be solve(matvec, b) or a lineax solver.\n"
             f"Got {solve!r}.\nLeave it out for the default."
@@ -127,9 +130,9 @@ def _checked(z, residual, theta, tol):
         return z
     size = jnp.linalg.norm(ravel(stop_gradient(residual(z, stop_gradient(theta)))))
     message = (
-        f"pyimplicit.custom_root: the solver's result is no root: the optimality function is "
-        f"larger there than tol={tol}: (a) tighten the solver; (b) solver and optimality "
-        "function disagree"
+        "pyimplicit.custom_root: the solver's result is no root: the optimality function "
+        f"is larger there than tol={tol}: (a) tighten the solver; (b) solver and "
+        "optimality function disagree"
     )
     return fail_unless_zero(z, ~(size <= tol), ("", message))
 

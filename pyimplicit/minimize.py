@@ -10,7 +10,7 @@ import lineax as lx
 import optimistix as optx
 
 from ._status import Solution
-from ._tree import flatten, ravel, stop_gradient
+from ._tree import ravel
 from .adjoint import AbstractAdjoint, Implicit, Problem
 from .iterate import all_finite, iterate
 from .linear.jacobian import Jacobian, check_jacobian
@@ -180,7 +180,7 @@ def _solve(name, objective, condition, map, tags, call):
 
 
 def _polished(gradient, jacobian, z, params, solver):
-    """`z` after Newton corrections for ∇f = 0, as long as they make the gradient smaller."""
+    """`z` after Newton corrections for ∇f = 0, as long as they make ∇f smaller."""
     newton = Newton(rtol=solver.rtol, atol=solver.atol, jacobian=jacobian)
     given = lambda z, params: (gradient(z, params), None)
     size = lambda z: jnp.linalg.norm(ravel(gradient(z, params)))
@@ -202,7 +202,11 @@ def _polished(gradient, jacobian, z, params, solver):
 def _check_scalar(fn, z0, params) -> None:
     out = jax.eval_shape(fn, z0, params)
     leaf = jax.tree.leaves(out)
-    if len(leaf) != 1 or leaf[0].shape != () or not jnp.issubdtype(leaf[0].dtype, jnp.floating):
+    if (
+        len(leaf) != 1
+        or leaf[0].shape != ()
+        or not jnp.issubdtype(leaf[0].dtype, jnp.floating)
+    ):
         raise ValueError(
             "`minimize(fn, ...)` needs a function with a real scalar value.\n"
             f"Got {out}.\nFor a vector of residuals use pi.least_squares."

@@ -1,7 +1,6 @@
 """What all entry points do before and after the solve."""
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -90,7 +89,9 @@ def with_tolerances(solver, rtol, atol, z0):
     default = float(jnp.finfo(ravel(z0).dtype).eps) ** 0.6
     for name, given in (("rtol", rtol), ("atol", atol)):
         own = getattr(solver, name)
-        value = default if given is None and own is None else own if given is None else given
+        value = (
+            default if given is None and own is None else own if given is None else given
+        )
         if value is not own:
             where = lambda s, name=name: getattr(s, name)
             solver = eqx.tree_at(where, solver, value, is_leaf=lambda x: x is None)

@@ -164,7 +164,13 @@ def _iterated_bwd(residuals, cotangents, perturbed, theta, y0, beta, setting):
         _, pull = jax.vjp(lambda t, p: _forth(lambda y: f(t, y), p, beta), moving, pair)
         more, cts = pull(cts)
         ct_theta = jax.tree.map(jnp.add, ct_theta, more)
-        return pair, cts, ct_theta, k - 1, jnp.where(anchored, jnp.maximum(lost, drift), lost)
+        return (
+            pair,
+            cts,
+            ct_theta,
+            k - 1,
+            jnp.where(anchored, jnp.maximum(lost, drift), lost),
+        )
 
     zeros = jax.tree.map(jnp.zeros_like, moving)
     nothing = jnp.zeros((), y0.dtype)

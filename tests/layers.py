@@ -131,6 +131,7 @@ def layers() -> tuple[Layer, ...]:
     newton, picard, anderson = (
         broken(s) for s in (pi.Newton(), pi.Picard(), pi.Anderson(memory=N + 1))
     )
+    shrinkage = broken(pi.ProximalGradient(prox=lambda v, p, s: _soft(v, s * p[1])))
     three = jnp.array([2.0, 30.0, 0.07])
     return (
         Layer(
@@ -159,7 +160,7 @@ def layers() -> tuple[Layer, ...]:
             lambda p, **o: pi.root(
                 lambda z, p: z * jnp.abs(z) - jax.lax.complex(p[0], p[1]),
                 jnp.array(1.0 + 1.0j), p, **{"solver": newton, **o}),
-            lambda p: jax.lax.complex(p[0], p[1]) / jnp.sqrt(jnp.sqrt(p[0] ** 2 + p[1] ** 2)),
+            lambda p: jax.lax.complex(p[0], p[1]) / (p[0] ** 2 + p[1] ** 2) ** 0.25,
             (jnp.array(3.0), jnp.array(-4.0)),
         ),
         Layer("root_captured", _captured_layer(newton), _captured_exact,
@@ -180,7 +181,8 @@ def layers() -> tuple[Layer, ...]:
         ),
         Layer(
             "fixed_point_tanh",
-            lambda p, **o: pi.fixed_point(_tanh, jnp.zeros(N), p, **{"solver": picard, **o}),
+            lambda p, **o: pi.fixed_point(_tanh, jnp.zeros(N), p,
+                                          **{"solver": picard, **o}),
             lambda p: p,
             jnp.linspace(-1.0, 2.0, N),
         ),
@@ -208,7 +210,7 @@ def layers() -> tuple[Layer, ...]:
             "minimize_lasso",
             lambda p, **o: pi.minimize(
                 lambda z, p: 0.5 * jnp.sum((z - p[0]) ** 2), jnp.zeros(4), p,
-                **{"solver": broken(pi.ProximalGradient(prox=lambda v, p, s: _soft(v, s * p[1]))), **o}),
+                **{"solver": shrinkage, **o}),
             lambda p: _soft(p[0], p[1]),
             (jnp.array([3.0, -40.0, 0.5, 7.0]), jnp.array(2.0)),
         ),

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import diffrax
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import optimistix as optx
 from rich.console import Console
@@ -60,7 +61,9 @@ def lotka_volterra():
     def field(t, y, args):
         prey, predator = y
         a, b, c, d = args
-        return jnp.stack([a * prey - b * prey * predator, -c * predator + d * prey * predator])
+        return jnp.stack(
+            [a * prey - b * prey * predator, -c * predator + d * prey * predator]
+        )
 
     times = jnp.linspace(0.5, 10.0, 20)
     starts = jnp.array([[10.0, 10.0], [5.0, 10.0], [20.0, 10.0]])
@@ -84,14 +87,13 @@ def lotka_volterra():
 def lm(console):
     residual, start = lotka_volterra()
     ours = lambda solver: lambda p: pi.least_squares(
-        lambda z, _: residual(z), p, solver=solver, adjoint=pi.Unroll(), max_steps=1, throw=False
+        lambda z, _: residual(z), p, solver=solver, adjoint=pi.Unroll(), max_steps=1,
+        throw=False,
     ).value  # fmt: skip
     theirs = lambda **how: lambda p: optx.least_squares(
         lambda z, _: residual(z), optx.LevenbergMarquardt(1e-8, 1e-8, **how), p,
         max_steps=1, throw=False,
     ).value  # fmt: skip
-    import lineax as lx
-
     fns = {
         "pyimplicit": ours(pi.LevenbergMarquardt()),
         "optimistix QR": theirs(),
@@ -111,29 +113,30 @@ def unroll(console):
     A = rng.normal(size=(100, 100))
     A = jnp.asarray(A @ A.T / 100 + np.eye(100))
     objective = lambda z, p: z @ (A @ z) - p @ z
-    p = jnp.ones((1, 100))
     for max_steps in (1000, 10_000, 100_000):
-        ours = lambda p: pi.minimize(
-            objective, jnp.zeros(100), p, solver=pi.GradientDescent(stepsize=0.1),
-            rtol=1e-4, atol=1e-4, adjoint=pi.Unroll(), max_steps=max_steps,
-        ).value.sum()  # fmt: skip
-        theirs = lambda p: optx.minimise(
-            objective, optx.GradientDescent(0.1, 1e-4, 1e-4), jnp.zeros(100), p,
-            max_steps=max_steps, adjoint=optx.RecursiveCheckpointAdjoint(),
-        ).value.sum()  # fmt: skip
-        fns = {
-            "pyimplicit": jax.vmap(jax.grad(ours)),
-            "optimistix": jax.vmap(jax.grad(theirs)),
-        }
-        if "jaxopt" in globals() and max_steps <= 10_000:
-            solver = jaxopt.GradientDescent(
-                objective, maxiter=max_steps, stepsize=0.1, acceleration=False, tol=1e-4,
-                implicit_diff=False, unroll=True, jit=True,
-            )  # fmt: skip
-            loss = lambda p: solver.run(jnp.zeros(100), p).params.sum()
-            fns["jaxopt"] = jax.vmap(jax.grad(loss))
+        fns = unrolled(objective, max_steps)
         title = f"gradient through unrolled gradient descent, max_steps={max_steps:,}"
-        compare(title, fns, p, console, repeats=5)
+        compare(title, fns, jnp.ones((1, 100)), console, repeats=5)
+
+
+def unrolled(objective, max_steps: int) -> dict[str, Callable]:
+    zero = jnp.zeros(100)
+    ours = lambda p: pi.minimize(
+        objective, zero, p, solver=pi.GradientDescent(stepsize=0.1),
+        rtol=1e-4, atol=1e-4, adjoint=pi.Unroll(), max_steps=max_steps,
+    ).value.sum()  # fmt: skip
+    theirs = lambda p: optx.minimise(
+        objective, optx.GradientDescent(0.1, 1e-4, 1e-4), zero, p,
+        max_steps=max_steps, adjoint=optx.RecursiveCheckpointAdjoint(),
+    ).value.sum()  # fmt: skip
+    losses = {"pyimplicit": ours, "optimistix": theirs}
+    if "jaxopt" in globals() and max_steps <= 10_000:
+        solver = jaxopt.GradientDescent(
+            objective, maxiter=max_steps, stepsize=0.1, acceleration=False, tol=1e-4,
+            implicit_diff=False, unroll=True, jit=True,
+        )  # fmt: skip
+        losses["jaxopt"] = lambda p: solver.run(zero, p).params.sum()
+    return {name: jax.vmap(jax.grad(loss)) for name, loss in losses.items()}
 
 
 def small(console):
@@ -180,25 +183,28 @@ def advection(n: int):
 
 def sparse(console):
     """What optimistix can do at this size: matrix-free GMRES, or dense at 2,500."""
-    import lineax as lx
-
     for n, peers in ((50, ("dense", "GMRES")), (316, ("GMRES",))):
         fn, pattern = advection(n)
-        zero = jnp.zeros(n * n)
-        ours = lambda k: pi.root(fn, zero, k, jacobian=pattern).value.mean()
-        fns = {"pyimplicit": jax.value_and_grad(ours)}
-        for peer in peers:
-            linear = lx.LU() if peer == "dense" else lx.GMRES(1e-6, 1e-6, restart=50)
-            adjoint = optx.ImplicitAdjoint(linear)
-            solver = optx.Newton(1e-8, 1e-8, linear_solver=linear)
-            theirs = lambda k, s=solver, a=adjoint: optx.root_find(
-                fn, s, zero, k, adjoint=a, throw=False
-            ).value.mean()
-            fns[f"optimistix {peer}"] = jax.value_and_grad(theirs)
-        first = lambda f: lambda k: jnp.stack(f(k))
-        fns = {name: first(f) for name, f in fns.items()}
+        solvers = {
+            p: lx.LU() if p == "dense" else lx.GMRES(1e-6, 1e-6, restart=50) for p in peers
+        }
+        fns = sparse_roots(fn, pattern, jnp.zeros(n * n), solvers)
         title = f"value and gradient of a sparse root, {n * n:,} unknowns"
         compare(title, fns, jnp.array(50.0), console, repeats=1)
+
+
+def sparse_roots(fn, pattern, zero, solvers) -> dict[str, Callable]:
+    def theirs(linear):
+        newton = optx.Newton(1e-8, 1e-8, linear_solver=linear)
+        adjoint = optx.ImplicitAdjoint(linear)
+        return lambda k: optx.root_find(
+            fn, newton, zero, k, adjoint=adjoint, throw=False
+        ).value.mean()
+
+    losses = {"pyimplicit": lambda k: pi.root(fn, zero, k, jacobian=pattern).value.mean()}
+    losses |= {f"optimistix {name}": theirs(linear) for name, linear in solvers.items()}
+    both = lambda loss: lambda k: jnp.stack(jax.value_and_grad(loss)(k))
+    return {name: both(loss) for name, loss in losses.items()}
 
 
 def gradient(console):
@@ -217,9 +223,11 @@ def gradient(console):
     }
 
     def loss(adjoint):
-        solve = lambda x, W: pi.fixed_point(
-            tanh, jnp.zeros(n), (W, x), rtol=1e-8, atol=1e-8, adjoint=adjoint
-        ).value
+        solve = lambda x, W: (
+            pi.fixed_point(
+                tanh, jnp.zeros(n), (W, x), rtol=1e-8, atol=1e-8, adjoint=adjoint
+            ).value
+        )
         return lambda W: jnp.sum(jax.vmap(solve, (0, None))(X, W) ** 2)
 
     fns = {"forward only": lambda W: loss(pi.Implicit())(W) * jnp.ones_like(W)}
