@@ -1,5 +1,6 @@
 """Minima as layers: z(θ) = argmin f(z, θ)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import lineax as lx
 import optimistix as optx
 
 from ._status import Solution
-from ._tree import ravel
+from ._tree import flatten, ravel
 from .adjoint import AbstractAdjoint, Implicit, Problem
 from .iterate import all_finite, iterate
 from .linear.jacobian import Jacobian, check_jacobian
@@ -124,6 +125,8 @@ def least_squares(
     - `solver`: `LevenbergMarquardt()` (the default), `GaussNewton`, any optimistix
       least-squares solver or minimiser.
     - `jacobian`: how the Hessian of ½‖r‖² is stored (for the adjoint).
+    - `options`: run-time options of the solver; {"jac": "fwd"}: r has forward derivatives
+      only (loops of unknown length), {"jac": "bwd"}: reverse ones only.
     - the others: see `minimize`.
 
     **Returns:** a `Solution`; `stats["residual"]` is the norm of the gradient ∇r ᵀ r at
@@ -153,7 +156,8 @@ def _least_squares(
     fn, z0, params, restore = prepare("least_squares", fn, z0, params, square=False)
     solver = with_tolerances(solver, rtol, atol, z0)
     cost = lambda z, params: 0.5 * jnp.sum(ravel(fn(z, params)) ** 2)
-    gradient = lambda z, params: jax.grad(cost)(z, params)
+    forward = (options or {}).get("jac") == "fwd"
+    gradient = functools.partial(_forward_gradient, fn) if forward else jax.grad(cost)
     objective = cost if isinstance(solver, optx.AbstractMinimiser) else fn
     return _solve(
         "least_squares", objective, gradient, None, SYMMETRIC,
@@ -161,17 +165,24 @@ def _least_squares(
     )  # fmt: skip
 
 
+def _forward_gradient(fn, z, params):
+    """rᵀ ∇r by forward mode: one product for each unknown."""
+    y, unflatten = flatten(z)
+    along = lambda y: ravel(fn(unflatten(y), params)).astype(y.dtype)
+    return unflatten(along(y) @ jax.jacfwd(along)(y))
+
+
 def _solve(name, objective, condition, map, tags, call):
     z0, params, solver, adjoint, max_steps, throw, jacobian, options, restore = call
     options = {"jacobian": jacobian, **(options or {})}
     how: dict[str, Any] = dict(max_steps=max_steps, options=options)
     how["tags"] = tags if isinstance(solver, optx.AbstractRootFinder) else frozenset()
-    rough = map is None and not isinstance(solver, optx.AbstractRootFinder)
+    rough = map is None and isinstance(solver, optx.AbstractMinimiser)
 
     def run(z0, params, loop):
         z, status, steps = iterate(solver, objective, z0, params, loop=loop, **how)
         if rough and isinstance(adjoint, Implicit):
-            z = _polished(condition, jacobian, z, params, solver)
+            z = _polished(condition, jacobian, z, params, solver, status == 0)
         return z, status, steps
 
     problem = Problem(name, run, condition, map, jacobian, tags, max_steps, throw, solver)
@@ -179,7 +190,7 @@ def _solve(name, objective, condition, map, tags, call):
     return finish(problem, restore, z, params, status, steps)
 
 
-def _polished(gradient, jacobian, z, params, solver):
+def _polished(gradient, jacobian, z, params, solver, converged):
     """`z` after Newton corrections for ∇f = 0, as long as they make ∇f smaller."""
     newton = Newton(rtol=solver.rtol, atol=solver.atol, jacobian=jacobian)
     given = lambda z, params: (gradient(z, params), None)
@@ -195,7 +206,7 @@ def _polished(gradient, jacobian, z, params, solver):
         keep = lambda a, b: jnp.where(better, a, b)
         return jax.tree.map(keep, new, z), keep(after, before), k + 1, better
 
-    start = z, size(z), jnp.array(0), jnp.array(True)
+    start = z, size(z), jnp.array(0), converged
     return jax.lax.while_loop(lambda c: c[3] & (c[2] < POLISH), body, start)[0]
 
 

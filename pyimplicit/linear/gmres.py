@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -99,60 +100,79 @@ def _preconditioner(options):
 
 class _Arnoldi(eqx.Module):
     V: jax.Array  # (m + 1, n): orthonormal rows
-    R: jax.Array  # (m, m): upper triangle, by columns
+    R: jax.Array  # (m, m): upper triangle, by rows of its transpose
     g: jax.Array  # (m + 1,): the rotated right-hand side
     Q: jax.Array  # (m + 1, m + 1): the rotations so far
-    k: jax.Array
     done: jax.Array
+    used: jax.Array  # steps that this sample took
 
 
 def _cycle(A: Callable, r, size, tol, m: int, steps_left):
-    """At most `m` steps of Arnoldi; the correction, and how many products it took."""
+    """At most `m` steps of Arnoldi; the correction, and how many products it took.
+
+    Under `vmap` all samples share the counter k, so that row k of V is written in place;
+    those that are done keep their small arrays. A loop with a condition for each sample
+    would copy V in each step.
+    """
     dtype = r.dtype
-    tiny = jnp.finfo(dtype).tiny
-    eps = jnp.finfo(dtype).eps
+    eps, tiny = jnp.finfo(dtype).eps, jnp.finfo(dtype).tiny
     start = _Arnoldi(
         jnp.zeros((m + 1, r.size), dtype).at[0].set(r / jnp.maximum(size, tiny)),
         jnp.eye(m, dtype=dtype),
         jnp.zeros(m + 1, dtype).at[0].set(size),
         jnp.eye(m + 1, dtype=dtype),
+        (size <= tol) | (steps_left <= 0),
         jnp.array(0),
-        size <= tol,
     )
 
-    def step(s: _Arnoldi):
-        w = A(s.V[s.k])
+    def step(carry):
+        k, s = carry
+        w = A(s.V[k])
         length = jnp.linalg.norm(w)
-        h = s.V @ w  # rows not yet filled are zero
-        w = w - h @ s.V
-        again = s.V @ w
-        w, h = w - again @ s.V, h + again
+        w, h = _orthogonal(s.V, w, length)
         beta = jnp.linalg.norm(w)
         broke = beta <= eps * length
         w = jnp.where(broke, 0.0, w / jnp.where(broke, 1.0, beta))
-        column = s.Q @ h.at[s.k + 1].set(jnp.where(broke, 0.0, beta))
-        a, b = column[s.k], column[s.k + 1]
+        column = s.Q @ h.at[k + 1].set(jnp.where(broke, 0.0, beta))
+        a, b = column[k], column[k + 1]
         hypot = jnp.sqrt(a * a + b * b)
         lost = hypot <= eps * length  # A is singular on this space
         hypot = jnp.where(lost, 1.0, hypot)
         c, z = jnp.where(lost, 1.0, a / hypot), jnp.where(lost, 0.0, b / hypot)
-        column = column.at[s.k].set(jnp.where(lost, 1.0, hypot)).at[s.k + 1].set(0.0)
-        g = s.g.at[s.k + 1].set(-z * s.g[s.k]).at[s.k].set(c * s.g[s.k])
-        g = jnp.where(lost, g.at[s.k].set(0.0), g)
-        p, q = s.Q[s.k], s.Q[s.k + 1]
-        Q = s.Q.at[s.k].set(c * p + z * q).at[s.k + 1].set(c * q - z * p)
-        return _Arnoldi(
-            s.V.at[s.k + 1].set(w),
-            s.R.at[:, s.k].set(column[:m]),
-            g,
-            Q,
-            s.k + 1,
-            broke | lost | (jnp.abs(g[s.k + 1]) <= tol / 2) | ~jnp.isfinite(beta),
+        column = column.at[k].set(hypot).at[k + 1].set(0.0)[:m]
+        high, low = jnp.where(lost, 0.0, c * s.g[k]), -z * s.g[k]
+        p, q = s.Q[k], s.Q[k + 1]
+        keep = lambda new, old: jnp.where(s.done, old, new)
+        put = lambda a, i, new: a.at[i].set(keep(new, a[i]))
+        used = keep(k + 1, s.used)
+        stop = broke | lost | (jnp.abs(low) <= tol / 2) | ~jnp.isfinite(beta)
+        return k + 1, _Arnoldi(
+            s.V.at[k + 1].set(w),
+            put(s.R, k, column),
+            put(put(s.g, k, high), k + 1, low),
+            put(put(s.Q, k, c * p + z * q), k + 1, c * q - z * p),
+            s.done | stop | (used >= steps_left),
+            used,
         )
 
-    going = lambda s: ~s.done & (s.k < m) & (s.k < steps_left)
-    s = lax.while_loop(going, step, start)
-    used = jnp.arange(m) < s.k
-    R = jnp.where(used[:, None] & used[None, :], s.R, jnp.eye(m, dtype=dtype))
+    going = lambda carry: (carry[0] < m) & eqxi.unvmap_any(~carry[1].done)
+    _, s = lax.while_loop(going, step, (jnp.array(0), start))
+    used = jnp.arange(m) < s.used
+    R = jnp.where(used[:, None] & used, s.R.T, jnp.eye(m, dtype=dtype))
     y = jax.scipy.linalg.solve_triangular(R, jnp.where(used, s.g[:m], 0.0))
-    return y @ s.V[:m], s.k
+    return y @ s.V[:m], s.used
+
+
+def _orthogonal(V, w, length):
+    """w without its part in the rows of V (those not yet filled are zero), and the
+    coefficients of that part; done twice where little is left of w."""
+    h = V @ w
+    w = w - h @ V
+
+    def again():
+        more = V @ w
+        return w - more @ V, h + more
+
+    small = jnp.linalg.norm(w) < 0.1 * length
+    w_2, h_2 = lax.cond(eqxi.unvmap_any(small), again, lambda: (w, h))
+    return jnp.where(small, w_2, w), jnp.where(small, h_2, h)
