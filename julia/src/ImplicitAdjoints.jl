@@ -2,21 +2,22 @@
     ImplicitAdjoints
 
 Solves that are defined by a condition, with their derivatives as ChainRules rules: sparse
-systems, assembly, and what other packages build on them. Any AD system that reads
-ChainRules sees the rules. It is the Julia half of the Python package pyimplicit, whose
-compiled JAX programs call it directly; nothing here needs Python.
+systems, equations, fixed points, assembly, and what other packages build on them. Any AD
+system that reads ChainRules sees the rules. It is the Julia half of the Python package
+pyimplicit, whose compiled JAX programs call it directly; nothing here needs Python.
 """
 module ImplicitAdjoints
 
 using ChainRulesCore:
-    ChainRulesCore, AbstractZero, NoTangent, ProjectTo, Tangent, ZeroTangent, @thunk,
-    unthunk
+    ChainRulesCore, AbstractZero, NoTangent, ProjectTo, Tangent, ZeroTangent,
+    @not_implemented, @thunk, unthunk
 using Libdl: Libdl
 using LinearAlgebra:
-    LinearAlgebra, Symmetric, det, diag, issuccess, ldiv!, mul!, tril
+    LinearAlgebra, Bidiagonal, Diagonal, I, LU, SymTridiagonal, Symmetric, Tridiagonal,
+    det, diag, issuccess, ldiv!, mul!, norm, opnorm, tril
 using PrecompileTools: @compile_workload, @setup_workload
 using SparseArrays:
-    SparseArrays, SparseMatrixCSC, nonzeros, nzrange, rowvals, sparse
+    SparseArrays, SparseMatrixCSC, findnz, nonzeros, nzrange, rowvals, sparse
 using SparseArrays: CHOLMOD, LibSuiteSparse, UMFPACK
 
 include("status.jl")
@@ -28,11 +29,20 @@ include("linear.jl")
 include("assembly.jl")
 include("callable.jl")
 include("rules.jl")
+include("dual.jl")
+include("products.jl")
+include("jacobian.jl")
+include("newton.jl")
+include("anderson.jl")
+include("implicit.jl")
+include("solutions.jl")
+include("implicit_rules.jl")
 include("xla.jl")
 include("ops.jl")
 include("precompile.jl")
 
 export SparsePattern, sparse_solve, nentries, SolveError, Status, message
+export ImplicitRoot, ImplicitFixedPoint, Newton, Anderson, find, Solution
 export DiffusionAssembly, Pushforward, Pullback
 export counters, clear!, limit_cache!
 

@@ -63,10 +63,11 @@ end
 """
     clear!()
 
-Drop all factors and set the counters to zero.
+Drop all factors and solutions, and set the counters to zero.
 """
 function clear!()
     foreach(c -> c[] = 0, COUNTS)
+    clear_solutions!()
     lock(CACHE_LOCK) do
         foreach(free! ∘ release!, all_kept())
         foreach(empty!, CACHE)
@@ -77,13 +78,15 @@ end
 """
     limit_cache!(bytes)
 
-Bound the memory of kept factors. The factor in use is always kept.
+Bound the memory of kept factors; that of kept solutions to a quarter of it. What is in use
+is always kept.
 """
 function limit_cache!(bytes::Integer)
     lock(CACHE_LOCK) do
         CACHE_LIMIT[] = bytes
         foreach(free! ∘ release!, evict!(nothing))
     end
+    trim_solutions!()
     return nothing
 end
 

@@ -78,7 +78,7 @@ function solve!(X::Matrix{T}, factor::Factor{T}, B::Matrix{T}, transposed::Bool)
     end
 end
 
-function checked_solve!(X, F, factor::Factor, given, transposed::Bool)
+function checked_solve!(X, F, factor, given, transposed::Bool)
     size_b = largest(given)
     B = all(isfinite, size_b) ? given : without_bad(given, size_b)
     backsolve!(X, F, B, transposed)
@@ -110,8 +110,11 @@ function without_bad(B, size_b)
     return B
 end
 
-function backward_error!(R, factor::Factor, X, B, transposed, size_b)
+residual!(R, factor::Factor, X, B, transposed::Bool) =
     residual!(R, factor.pattern, factor.nzval, X, B, transposed)
+
+function backward_error!(R, factor, X, B, transposed, size_b)
+    residual!(R, factor, X, B, transposed)
     norm = transposed ? factor.normᵀ : factor.norm
     return map(largest(R), largest(X), size_b) do r, x, b
         scale = norm * x + b

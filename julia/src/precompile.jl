@@ -11,6 +11,11 @@
         assembly = DiffusionAssembly(
             corners, [1 2; 2 4; 3 3], reshape(collect(1:18), 3, 3, 2), 18)
         assembly(ones(2))
+        for layer in (ImplicitRoot((z, p) -> z .* z .- p),
+            ImplicitFixedPoint((z, p) -> (z .+ p ./ z) ./ 2))
+            layer([1.0, 1.0], [2.0, 3.0])
+            Pullback(layer, (false, true))([1.0, 1.0], [2.0, 3.0], [1.0, 1.0])
+        end
         counters()
         clear!()
     end

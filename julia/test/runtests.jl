@@ -7,9 +7,11 @@ const REPOSITORY = dirname(dirname(HERE))  # has the Python half in a checkout
 @testset "ImplicitAdjoints" begin
     include("problems.jl")
     include("fake_xla.jl")
+    include("implicit_problems.jl")
     @testset "$name" for name in (
         "formalities", "status", "sparse", "rules", "cache", "assembly", "callable",
-        "xla", "ops", "threads")
+        "xla", "ops", "threads", "dual", "jacobian", "newton", "anderson", "implicit_rules",
+        "solutions")
         include("test_$name.jl")
     end
     # Threads are chosen when Julia starts.
