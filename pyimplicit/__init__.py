@@ -48,6 +48,7 @@ from .optimize import (
     perturbed as perturbed,
     projection as projection,
     prox as prox,
+    lp as lp,
     qp as qp,
     transport as transport,
 )

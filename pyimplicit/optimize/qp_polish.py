@@ -1,0 +1,123 @@
+"""From an interior point's answer to the exact one: the active set and a linear solve.
+
+With the right active set the optimality conditions are linear. The set is guessed by
+z > s, the conditions are solved, and rows whose multiplier came out negative leave, rows
+that are violated enter (primal-dual active set method: Hintermüller, Ito, Kunisch 2002,
+doi:10.1137/S1052623401383558), a few times at most. An answer is taken only if it meets
+all conditions to about 1e-10; else the interior point's stays.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .qp_data import QP
+from .qp_kkt import KKT, Sets, condense, refined, residual
+from .small import product
+
+
+ROUNDS = 6
+
+
+class Polished(NamedTuple):
+    x: jax.Array
+    y: jax.Array
+    z: jax.Array
+    sets: Sets
+    L: object  # the condensed factor at the active set
+    polished: jax.Array
+    error: jax.Array  # the largest violation of a condition, relative to its terms
+
+
+def polish(qp: QP, x, y, z, guess, valid) -> Polished:
+    """`guess`: the rows thought active. `valid`: whether (x, y, z) is near a solution; if
+    not nothing is tried."""
+    live, fixed = qp.live, qp.fixed
+    tol = float(jnp.finfo(x.dtype).eps) ** 0.65
+    seen = jnp.concatenate(
+        [jnp.any(qp.C.G != 0, axis=1), jnp.ones(live.size - qp.C.m, bool)]
+    )
+    live = live & seen  # a row of zeros is never active
+    guess = fixed | (live & guess)
+    reach = length(qp, x)
+    none = jnp.zeros_like(live)
+
+    def attempt(active):
+        K = KKT.of(qp, Sets(active, none))
+        L = condense(K)
+        start = x, y, jnp.where(active, z, 0.0)
+        r = jnp.concatenate(residual(start, (qp, Sets(active, none))))
+        v, _ = refined(K, L, -r)
+        return tuple(a + b for a, b in zip(start, K.split(v), strict=True))
+
+    def judge(point, active):
+        at = measure(qp, *point, reach)
+        wrong = jnp.where(live, jnp.where(active, -at.z, -at.s), 0.0)
+        off = jnp.where(active, jnp.abs(at.s), wrong)
+        error = jnp.maximum(at.error, jnp.max(jnp.maximum(off, wrong), initial=0.0))
+        better = fixed | (live & jnp.where(active, at.z > 0, at.s < 0))
+        return jnp.where(jnp.isfinite(error), error, jnp.inf), better
+
+    def body(carry):
+        _, active, _, k, _ = carry
+        new = attempt(active)
+        error, better = judge(new, active)
+        done = error <= tol
+        return new, jnp.where(done, active, better), error, k + 1, done
+
+    start = (x, y, z), guess, jnp.full((), jnp.inf, x.dtype), jnp.int32(0), ~valid
+    going = lambda c: ~c[4] & (c[3] < ROUNDS)
+    point, active, error, _, done = jax.lax.while_loop(going, body, start)
+    done = done & valid
+    keep = lambda a, b: jnp.where(done, a, b)
+    x, y, z = jax.tree.map(keep, point, (x, y, jnp.where(live | fixed, z, 0.0)))
+    active = keep(active, guess)
+    z = jnp.where(active, z, keep(jnp.zeros_like(z), z))
+    at = measure(qp, x, y, z, reach)
+    # Slack and multiplier both nothing: to round-off where polished, else of one size.
+    exact = (jnp.abs(at.s) <= 100 * tol) & (jnp.abs(at.z) <= 100 * tol)
+    small = float(jnp.finfo(x.dtype).eps) ** 0.25
+    alike = (at.z <= 1e2 * at.s) & (at.s <= 1e2 * at.z) & (at.z + at.s <= small)
+    weak = live & keep(exact, alike)
+    sets = Sets(active & ~weak, weak)
+    L = condense(KKT.of(qp, sets))
+    return Polished(x, y, z, sets, L, done, keep(error, judge((x, y, z), active)[0]))
+
+
+class Measures(NamedTuple):
+    """Slacks, multipliers and the largest error of an equation, each relative to the
+    terms it is the sum of."""
+
+    s: jax.Array
+    z: jax.Array
+    error: jax.Array
+
+
+def length(qp: QP, x):
+    """A size of unknowns that is not zero because the solution happens to be."""
+    top = lambda v: jnp.max(jnp.abs(v), initial=0.0)
+    P, G = top(qp.P), jnp.max(jnp.abs(qp.C.G), axis=1, initial=0.0)
+    free = jnp.where(P > 0, top(qp.q) / jnp.where(P > 0, P, 1.0), 0.0)
+    h = jnp.where(qp.live, qp.d, 0.0)[: qp.C.m]
+    return top(x) + free + top(h / jnp.where(G > 0, G, 1.0))
+
+
+def measure(qp: QP, x, y, z, reach) -> Measures:
+    top = lambda v: jnp.max(jnp.abs(v), initial=0.0)
+    tiny = jnp.finfo(x.dtype).tiny ** 0.5
+    G = jnp.abs(qp.C.G)
+    box = jnp.ones(qp.d.size - qp.C.m, x.dtype)
+    widest = jnp.concatenate([jnp.max(G, axis=1, initial=0.0), box])
+    total = jnp.concatenate([jnp.sum(G, axis=1), box])
+    bound = qp.live | qp.fixed
+    d = jnp.where(bound, qp.d, 0.0)
+    s = jnp.where(bound, d - qp.C.mul(x), jnp.inf)
+    Px, Cz = product(qp.P, x), qp.C.tmul(z)
+    Ay = product(qp.A.T, y) if y.size else jnp.zeros_like(x)
+    force = jnp.max(jnp.stack([top(Px), top(qp.q), top(Cz), top(Ay)])) + tiny
+    error = top(Px + qp.q + Cz + Ay) / force
+    if y.size:
+        size = jnp.abs(qp.b) + jnp.sum(jnp.abs(qp.A), axis=1) * reach + tiny
+        error = jnp.maximum(error, top((product(qp.A, x) - qp.b) / size))
+    return Measures(s / (jnp.abs(d) + total * reach + tiny), z * widest / force, error)
