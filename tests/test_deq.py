@@ -1,6 +1,7 @@
 """Equilibrium models against closed forms: linear, scalar and monotone cells."""
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,8 +16,8 @@ from .layers import broken
 
 RNG = np.random.default_rng(3)
 N, K = 5, 3
-W1 = RNG.normal(size=(N, N))
-W1 = jnp.array(W1 / np.abs(np.linalg.eigvals(W1)).max())  # ρ = 1, not symmetric
+_W = RNG.normal(size=(N, N))
+W1: Any = jnp.array(_W / np.abs(np.linalg.eigvals(_W)).max())  # ρ = 1, not symmetric
 U = jnp.array(RNG.normal(size=(N, K)))
 X = jnp.array([0.3, -2.0, 5.0])
 KEY = jax.random.key(0)
@@ -48,22 +49,28 @@ def linear(scale, x=X, **options):
     (3.0, pi.Anderson(memory=N)),
 ], ids=["picard", "anderson", "newton", "anderson, expansive"])  # fmt: skip
 def test_linear_cell_has_the_resolvents_derivatives(scale, solver):
-    deq = lambda W, x: pi.deq.DEQ(Linear(W), solver=broken(solver))(x).value
+    def both(W, x):
+        return 2 * (pi.deq.DEQ(Linear(W), solver=broken(solver))(x).value,)
+
     W = scale * W1
-    close(deq(W, X), resolvent(W))
-    ours, exact = (jax.jacrev(f, (0, 1))(W, X) for f in (deq, resolvent))
-    for a, b in zip(ours, exact, strict=True):
+    mode = jax.jacfwd if isinstance(solver, pi.Newton) else jax.jacrev
+    ours, value = jax.jit(mode(both, (0, 1), has_aux=True))(W, X)
+    close(value, resolvent(W))
+    for a, b in zip(ours, jax.jit(jax.jacrev(resolvent, (0, 1)))(W, X), strict=True):
         close(a, b)
-    close(jax.jacfwd(deq, 1)(W, X), exact[1])
 
 
 def test_picard_reports_failure_where_the_map_expands():
-    found = linear(3.0, solver=pi.Picard(), max_steps=50, throw=False)
-    assert found.status != pi.Status.converged
-    value = lambda x: linear(3.0, x, solver=pi.Picard(), max_steps=50, throw=False).value
-    assert np.isnan(jax.jacrev(value)(X)).all()
+    short: dict[str, Any] = dict(solver=pi.Picard(), max_steps=50)
+
+    def both(x):
+        found = linear(3.0, x, **short, throw=False)
+        return found.value, found.status
+
+    J, status = jax.jit(jax.jacrev(both, has_aux=True))(X)
+    assert status == pi.Status.max_steps_reached and np.isnan(J).all()
     with pytest.raises(Exception, match="largest number of steps"):
-        linear(3.0, solver=pi.Picard(), max_steps=50)
+        linear(3.0, **short)
 
 
 SCALAR = {
@@ -78,7 +85,7 @@ COS = -0.7390851332151607 * np.sin(0.7390851332151607) / (1 + np.sin(0.739085133
 def test_scalar_maps(name):
     cell, z0, a, z, slope = SCALAR[name]
     value = lambda a: pi.deq.DEQ(cell, init=lambda a: jnp.array(z0))(a).value
-    found, grad = jax.value_and_grad(value)(a)
+    found, grad = jax.jit(jax.value_and_grad(value))(a)
     if name == "jfb":  # z = d + z⁵, z' = 1/(1 - 5 z⁴); its one-step gradient is 1
         z, slope = found, 1 / (1 - 5 * found**4)
         one = lambda d: pi.deq.DEQ(cell, adjoint=pi.OneStep())(d).value
@@ -123,19 +130,25 @@ def mlp(bound=None, **options):
 def test_reversible_gradient_is_that_of_its_own_steps():
     adjoint = pi.Reversible(0.6)
     deq = mlp(adjoint=adjoint, rtol=1e-8, atol=1e-8)
-    steps = int(deq(X).stats["iterations"])
+
+    def ours(x):
+        found = deq(x)
+        return jnp.sum(jnp.sin(found.value)), found
 
     def unrolled(x):
-        y = z = deq.cell.state(x)
-        for _ in range(steps):
+        def step(pair, _):
+            y, z = pair
             y = 0.4 * y + 0.6 * deq.cell(z, x)
-            z = 0.4 * z + 0.6 * deq.cell(y, x)
-        return z
+            return (y, 0.4 * z + 0.6 * deq.cell(y, x)), None
 
-    close(deq(X).value, unrolled(X), rtol=1e-12)
-    total = lambda f: jax.grad(lambda x: jnp.sum(jnp.sin(f(x))))
-    ours, theirs = total(lambda x: deq(x).value), total(unrolled)
-    close(ours(X), theirs(X), rtol=1e-10, atol=1e-12)
+        start = 2 * (deq.cell.state(x),)
+        z = jax.lax.scan(step, start, length=int(found.stats["iterations"]))[0][1]
+        return jnp.sum(jnp.sin(z)), z
+
+    grad, found = jax.jit(jax.grad(ours, has_aux=True))(X)
+    want, z = jax.jit(jax.grad(unrolled, has_aux=True))(X)
+    close(found.value, z, rtol=1e-12)
+    close(grad, want, rtol=1e-10, atol=1e-12)
 
 
 def test_a_samples_answer_does_not_depend_on_its_mates():
@@ -173,13 +186,14 @@ def test_check_layer():
     (lambda steps: pi.Unroll(steps), False),
 ], ids=["implicit", "reversible", "unrolled"])  # fmt: skip
 def test_memory_does_not_grow_with_the_number_of_steps(adjoint, flat):
-    cell = pi.deq.MLPCell(64, K, key=KEY)
+    cell = pi.deq.MLPCell(32, K, key=KEY)
 
     def bytes_for(max_steps):
         solver = None if isinstance(adjoint(1), pi.Reversible) else pi.Picard()
         deq = pi.deq.DEQ(cell, solver, adjoint(max_steps), max_steps=max_steps)
         grad = jax.grad(lambda x: jnp.sum(deq(x).value))
-        return jax.jit(grad).lower(X).compile().memory_analysis().temp_size_in_bytes
+        memory: Any = jax.jit(grad).lower(X).compile().memory_analysis()
+        return memory.temp_size_in_bytes
 
     few, many = bytes_for(50), bytes_for(500)
     assert (many <= 1.05 * few) if flat else (many > 3 * few), (few, many)
@@ -196,7 +210,7 @@ def test_regularisers_are_what_they_are_called():
     cell = pi.deq.MLPCell(N, K, key=KEY)
     z = jnp.linspace(-1.0, 2.0, N)
     J = np.asarray(dense(cell, z, X))
-    many = dict(key=jax.random.key(1), probes=20_000)
+    many: dict[str, Any] = dict(key=jax.random.key(1), probes=20_000)
     close(pi.deq.jacobian_frobenius(cell, z, X, **many), (J**2).sum(), rtol=0.02)
     close(pi.deq.jacobian_trace(cell, z, X, **many), np.trace(J), atol=0.02)
     # The mean over all signs is exact, and so is its gradient in the weights.
@@ -310,7 +324,7 @@ def test_spectral_convolution_is_one():
 
 
 def test_dropout_masks_are_arguments():
-    deq = pi.deq.DEQ(pi.deq.MLPCell(N, K, key=KEY))
+    deq = pi.deq.DEQ(pi.deq.MLPCell(N, K, key=KEY), pi.Picard())
     mask = pi.deq.dropout_mask(KEY, (N,), 0.4)
     assert set(np.round(np.asarray(mask), 6)) <= {0.0, round(1 / 0.6, 6)}
     z = deq(X, mask).value
@@ -324,7 +338,7 @@ def test_dropout_masks_are_arguments():
 
 def test_several_resolutions_at_once():
     branches, fuse, shapes, post = pi.deq.image_pyramid([2, 3], 4, 2, key=KEY)
-    how = dict(solver=pi.Picard(), rtol=1e-11, atol=1e-11)
+    how: dict[str, Any] = dict(solver=pi.Picard(), rtol=1e-11, atol=1e-11)
     deq = pi.deq.MultiscaleDEQ(branches, fuse, shapes=shapes, post=post, **how)
     x = jnp.array(RNG.normal(size=(2, 4, 4)))
 
@@ -347,15 +361,18 @@ def test_several_resolutions_at_once():
 def test_trajectory_samples_the_solver():
     W = 0.7 * W1
     deq = pi.deq.DEQ(Linear(W), solver=pi.Picard())
-    run = lambda x: pi.deq.trajectory(deq, x, at=(1, 3, 400))
-    found, states = run(X)
+
+    def run(x):
+        found, states = pi.deq.trajectory(deq, x, at=(1, 3, 400))
+        return (found.value, states), (found, states)
+
+    (J, J_states), (found, states) = jax.jit(jax.jacrev(run, has_aux=True))(X)
     power = lambda k: sum(jnp.linalg.matrix_power(W, i) for i in range(k)) @ U @ X
     # One phantom step follows each sample; after the end the last state is repeated.
     close(states[0], power(2))
     close(states[1], power(4))
     close(states[2], resolvent(W))
     close(found.value, resolvent(W))
-    J, J_states = jax.jacrev(lambda x: (run(x)[0].value, run(x)[1]))(X)
     close(J, jnp.linalg.solve(jnp.eye(N) - W, U))
     close(J_states[0], U)
     loss = pi.deq.fixed_point_correction(lambda z: z[0], states, gamma=0.5)

@@ -17,7 +17,7 @@ from pyimplicit.ode import Backsolve, Direct, Forward
 A = jnp.array([[-0.3, 2.0, 0.0], [-2.0, -0.3, 1.0], [0.5, 0.0, -1.0]])  # not normal
 Y0 = jnp.array([1.0, -20.0, 3.0])
 T = jnp.array([0.0, 0.4, 1.5])
-TIGHT = dict(rtol=1e-10, atol=1e-10)
+TIGHT: dict[str, Any] = dict(rtol=1e-10, atol=1e-10)
 close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7)
 
 
@@ -40,7 +40,7 @@ def path(A, y0, **options):
 
 
 @pytest.mark.parametrize("adjoint, mode", [
-    (pi.Unroll(), jax.jacrev),
+    (pi.Unroll(checkpoints=3), jax.jacrev),
     (Direct(), jax.jacfwd),
     (Forward(), jax.jacfwd),
     (Backsolve(), jax.jacrev),
@@ -53,13 +53,12 @@ def test_linear_equation_has_the_derivatives_of_the_exponential(adjoint, mode):
 
 
 def test_what_a_field_closes_over_is_differentiated():
-    def total(a, adjoint):
-        field = lambda t, y, p: a * A @ y
-        return jnp.sum(pi.ode.odeint(field, Y0, T, adjoint=adjoint, **TIGHT).value)
+    def total(a):
+        field = lambda t, y, p: a * A @ y  # diffrax's own BacksolveAdjoint refuses it
+        return jnp.sum(pi.ode.odeint(field, Y0, T, adjoint=Backsolve(), **TIGHT).value)
 
     want = jax.grad(lambda a: jnp.sum(exact(a * A, Y0)))(1.3)
-    close(jax.jit(jax.grad(lambda a: total(a, Backsolve())))(1.3), want)
-    close(jax.jit(jax.grad(lambda a: total(a, pi.Unroll(checkpoints=3))))(1.3), want)
+    close(jax.jit(jax.grad(total))(1.3), want)
 
 
 def test_second_order():
@@ -79,7 +78,7 @@ def test_the_slope_in_time_is_the_field():
 def test_equal_steps():
     """Euler's method, k steps: (I + A/k)ᵏ y0; its derivative is that of the formula."""
     k, t = 7, jnp.array([0.0, 1.0])
-    how = dict(solver=diffrax.Euler(), adjoint=pi.Unroll(steps=k))
+    how: dict[str, Any] = dict(solver=diffrax.Euler(), adjoint=pi.Unroll(steps=k))
     solve = lambda A: pi.ode.odeint(linear, Y0, t, A, **how)
     formula = lambda A: jnp.linalg.matrix_power(jnp.eye(3) + A / k, k) @ Y0
 
@@ -93,14 +92,13 @@ def test_equal_steps():
     close(J, jax.jacfwd(formula)(A), rtol=1e-10)
 
 
-def test_a_batch_is_its_samples():
-    starts = jnp.stack([Y0, 0 * Y0 + 1e-3, 100 * Y0])
-    solve = jax.jit(lambda y0: pi.ode.odeint(linear, y0, T, A))
-    together = jax.jit(jax.vmap(solve))(starts)
-    for i, y0 in enumerate(starts):
-        alone = solve(y0)
-        close(together.value[i], alone.value, rtol=1e-12, atol=1e-13)
-        assert together.stats["iterations"][i] == alone.stats["iterations"]
+def test_a_sample_does_not_depend_on_its_mates():
+    solve = jax.jit(jax.vmap(lambda y0: pi.ode.odeint(linear, y0, T, A)))
+    mates, others = solve(jnp.stack([Y0, 1e-3 + 0 * Y0])), solve(jnp.stack([Y0, 100 * Y0]))
+    close(mates.value[0], others.value[0], rtol=1e-13, atol=1e-14)
+    close(mates.value[0], exact(A, Y0), rtol=1e-4)
+    steps, more = mates.stats["iterations"], others.stats["iterations"]
+    assert steps[0] == more[0] and steps[1] != more[1]
 
 
 def blow_up(t, y, p):
@@ -108,21 +106,15 @@ def blow_up(t, y, p):
     return p * y**2  # y = 1/(1/y0 - p t)
 
 
-@pytest.mark.parametrize("t_end, max_steps", [(2.0, 200), (0.9, 3)])
-def test_failure_is_reported(t_end, max_steps):
-    t = jnp.array([0.0, t_end])
-
-    def end(p):
-        how = dict(max_steps=max_steps, throw=False)
-        found = pi.ode.odeint(blow_up, 1.0, t, p, **how)
+def test_failure_is_reported():
+    def end(p):  # past the pole
+        found = pi.ode.odeint(blow_up, 1.0, jnp.array([0.0, 2.0]), p, throw=False)
         return found.value[-1], found.status
 
     slope, status = jax.jit(jax.grad(end, has_aux=True))(1.0)
     assert np.isnan(slope) and status != 0
-    if max_steps == 3:
-        assert status == pi.Status.max_steps_reached
-        with pytest.raises(Exception, match=r"ode\.odeint: the largest number of steps"):
-            pi.ode.odeint(blow_up, 1.0, t, 1.0, max_steps=3)
+    with pytest.raises(Exception, match=r"ode\.odeint: the largest number of steps"):
+        pi.ode.odeint(blow_up, 1.0, jnp.array([0.0, 0.9]), 1.0, max_steps=3)
 
 
 def falling(t, y, g):
@@ -136,7 +128,9 @@ def test_an_event_is_differentiable():
     def landing(h, v, g, adjoint):
         start = {"height": h, "speed": v}
         event = lambda t, y, g: y["height"]
-        how = dict(event=event, t_max=100.0, direction=False, adjoint=adjoint, **TIGHT)
+        how: dict[str, Any] = dict(
+            event=event, t_max=100.0, direction=False, adjoint=adjoint, **TIGHT
+        )
         t, y = pi.ode.odeint_event(falling, start, 0.0, g, **how).value
         return jnp.stack([t, y["speed"], y["height"]])
 
@@ -147,14 +141,14 @@ def test_an_event_is_differentiable():
     at = jnp.array([7.0, 5.0, 9.81])
     J = jax.jacrev(lambda at: formula(*at))(at)
     for mode, adjoint in ((jax.jacrev, pi.Unroll()), (jax.jacfwd, Direct())):
-        both = lambda at, adjoint=adjoint: 2 * (landing(*at, adjoint),)
+        both = lambda at, adjoint=adjoint: 2 * (landing(at[0], at[1], at[2], adjoint),)
         slope, value = jax.jit(mode(both, has_aux=True))(at)
         close(value, formula(*at))
         close(slope, J)
 
 
 def test_an_event_that_does_not_occur_is_reported():
-    never = dict(event=lambda t, y, p: y - 5.0, t_max=0.5)
+    never: dict[str, Any] = dict(event=lambda t, y, p: y - 5.0, t_max=0.5)
 
     def end(p):
         found = pi.ode.odeint_event(blow_up, 1.0, 0.0, p, throw=False, **never)

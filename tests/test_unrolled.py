@@ -2,6 +2,7 @@
 gradients of the lasso in closed form, training."""
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -65,7 +66,7 @@ def test_the_fixed_point_is_the_lasso_with_its_gradients(name):
 
     def solve(b, penalty):
         model = LASSO[name](A, 3, penalty=penalty)
-        tight = dict(rtol=1e-12, atol=1e-12, max_steps=100_000)
+        tight: dict[str, Any] = dict(rtol=1e-12, atol=1e-12, max_steps=100_000)
         return model(b, adjoint=pi.Implicit(), **tight)
 
     def both(b, penalty):
@@ -166,7 +167,7 @@ def test_training(layerwise):
     model = unrolled.LISTA_CP(A, 2)
     x, b = sample(jax.random.key(9))
     error = lambda m: float(unrolled.nmse(jax.vmap(m)(b), x))
-    how = dict(key=jax.random.key(1), steps=60, optimiser=optax.adam(1e-2))
+    how: dict[str, Any] = dict(key=jax.random.key(1), steps=60, optimiser=optax.adam(1e-2))
     trained, losses = unrolled.train(model, sample, layerwise=layerwise, **how)
     assert losses.shape == ((4, 60) if layerwise else (1, 60))
     assert error(trained) < error(model) - 2.0, (error(trained), error(model))
@@ -178,7 +179,7 @@ def test_one_layer_at_a_time():
     """The first stage moves the first layer alone, and what layers share."""
     sample = sampler(A, 16, 0.15)
     model = unrolled.LISTA(A, 2)
-    how = dict(key=jax.random.key(1), steps=1, optimiser=optax.sgd(1e-2))
+    how: dict[str, Any] = dict(key=jax.random.key(1), steps=1, optimiser=optax.sgd(1e-2))
     trained, losses = unrolled.train(model, sample, refine=0.0, **how)
     del losses
     assert (trained.threshold != model.threshold).all() and (trained.W1 != model.W1).any()
@@ -214,7 +215,7 @@ def test_a_batch_is_its_samples():
 
 def test_failure_is_reported():
     model = unrolled.ISTA(A, 4, penalty=PENALTY)
-    short = dict(adjoint=pi.Implicit(), max_steps=3)
+    short: dict[str, Any] = dict(adjoint=pi.Implicit(), max_steps=3)
     with pytest.raises(Exception, match="largest number of steps"):
         model(B, **short)
     J = jax.jacrev(lambda b: model(b, **short, throw=False))(B)

@@ -1,6 +1,7 @@
 """Equilibrium layers against their peers, in one run.
 
-    pip install jaxopt torch torchdeq anchorax einops; python -m tests.bench.deq [cell toy ode]
+    pip install jaxopt torch torchdeq anchorax einops
+    python -m tests.bench.deq [cell toy ode]
 
 `cell`: forward and backward of z = tanh(W z + x), 256 wide, batch 64, 1e-8, float64.
 torchdeq with `ift=True`: its default gradient is one step, not exact. anchorax has inexact
@@ -12,6 +13,7 @@ import argparse
 import contextlib
 import time
 import warnings
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -31,11 +33,11 @@ with contextlib.suppress(ImportError), warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import jaxopt
 with contextlib.suppress(ImportError):
-    import torch
-    import torchdeq
+    import torch  # pyright: ignore[reportMissingImports]
+    import torchdeq  # pyright: ignore[reportMissingImports]
 with contextlib.suppress(ImportError):
-    import anchorax.backprop
-    import anchorax.solvers
+    import anchorax.backprop  # pyright: ignore[reportMissingImports]
+    import anchorax.solvers  # pyright: ignore[reportMissingImports]
 
 WIDE, BATCH, TOL = 256, 64, 1e-8
 
@@ -63,7 +65,7 @@ def data():
 
 def jax_losses(x) -> dict:
     """Name -> loss of W."""
-    u = dict(rtol=0.0, atol=TOL)
+    u: dict[str, Any] = dict(rtol=0.0, atol=TOL)
 
     def ours(**how):
         def loss(W):
@@ -213,10 +215,11 @@ def ode(console):
                           p[2] * predator + p[3] * prey * predator])  # fmt: skip
 
     y0, t = jnp.ones(2), jnp.linspace(0.0, 10.0, 20)
-    tol = dict(rtol=1e-6, atol=1e-6)
+    tol: dict[str, Any] = dict(rtol=1e-6, atol=1e-6)
     ours = lambda p: jnp.sum(pi.ode.odeint(field, y0, t, p, **tol).value ** 2)
+    bare: Any = diffrax.diffeqsolve
     theirs = lambda p: jnp.sum(
-        diffrax.diffeqsolve(
+        bare(
             diffrax.ODETerm(field),
             diffrax.Tsit5(),
             t[0],
@@ -227,7 +230,7 @@ def ode(console):
             saveat=diffrax.SaveAt(ts=t),
             stepsize_controller=diffrax.PIDController(**tol),
         ).ys
-        ** 2  # fmt: skip
+        ** 2
     )
     fns = {"pyimplicit": jax.grad(ours), "diffrax": jax.grad(theirs)}
     compare("gradient through an ODE", fns, jnp.array([1.5, -1.0, -3.0, 1.0]), console)

@@ -10,6 +10,7 @@ no weights, and reaches -30 dB in 16 steps. Nets are trained layer by layer in f
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,9 @@ def main():
             continue
         begin = time.perf_counter()
         if rate is not None:
-            how = dict(key=jax.random.key(2), steps=args.steps, optimiser=optax.adam(rate))
+            how: dict[str, Any] = dict(
+                key=jax.random.key(2), steps=args.steps, optimiser=optax.adam(rate)
+            )
             model, losses = pi.unrolled.train(model, sampler(A, 64), **how)
             jax.block_until_ready(losses)
         seconds = f"{time.perf_counter() - begin:.0f}" if rate else ""
