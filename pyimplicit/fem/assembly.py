@@ -244,6 +244,7 @@ def dependence(fn: Callable, u, w) -> np.ndarray:
 # --- over all cells -------------------------------------------------------------------
 
 CHUNK = 2**17  # numbers of a chunk's element matrices and tables; it should fit the cache
+SMALLEST = 64  # items of a chunk
 
 
 def map_items(space: Space, term: Term, kernel: Callable, u=None, points=None):
@@ -276,7 +277,7 @@ def map_items(space: Space, term: Term, kernel: Callable, u=None, points=None):
 
     k = space.cell_dofs.shape[1]
     work = k * k + domain.n_quadrature * (k + 1) * (domain.mesh.dim + 1)
-    return _map(one, items, domain.n, max(64, CHUNK // work))
+    return _map(one, items, domain.n, max(SMALLEST, CHUNK // work))
 
 
 def _map(one: Callable, items, n: int, size: int):

@@ -81,7 +81,7 @@ def _solve(problem, terms, given, load, points, dtype, how: Options):
     pattern = condensed.pattern
     x = condensed.pick(_start(V, how.start, dtype))
     solver = Newton(line_search=True) if how.solver is None else how.solver
-    if any(bound is not None for bound in problem.bounds):
+    if problem._bounded:
         if how.solver is None:
             solver = Newton()
         x, residual, tangent, pattern = _bounded(problem, residual, tangent, x, params)

@@ -8,6 +8,7 @@ import numpy as np
 import optimistix as optx
 
 from .._status import Solution
+from ..engine.failure import fail_unless_zero
 from ..linear import SparsePattern, sparse_solve
 from ..linear.pattern import Structure
 from . import assembly, newton
@@ -21,6 +22,12 @@ from .linearity import Nature, check_form, names_of
 from .operators import points_of
 from .space import Space
 from .values import as_numbers, common_dtype
+
+
+FOLDED = (
+    "`solve(points=...)`: a cell of the moved mesh folds over (det ∂x/∂ξ <= 0): move the "
+    "points less, smooth the motion inside, or mesh anew"
+)
 
 
 class Problem:
@@ -91,6 +98,7 @@ class Problem:
             self.nullspace = Nullspace(V, modes_of(V, nullspace), dofs, slaves)
             dofs = np.sort(np.concatenate([dofs, self.nullspace.grounded]))
         self.bounds = lower, upper
+        self._bounded = lower is not None or upper is not None
         self.structure: Structure = structure or getattr(form, "structure", "general")
         self._condensed = Condensation(V, dofs, self.structure, combine)
         self._checked: dict = {}
@@ -167,7 +175,7 @@ class Problem:
         """
         V = self.V
         load = None if load is None else self._check_load(load)
-        at = None if points is None else self._moved(points)
+        at = None if points is None else self._moved(points, throw)
         parts = self._given(dirichlet, at)
         found, dtype = self._interpret(coefficients or {}, parts, load, at)
         given = self._values(parts, dtype)
@@ -178,7 +186,7 @@ class Problem:
             system = values, 0.0 if residual is None else residual
         else:
             terms, linear = self._terms(found, dtype, at)
-            if not linear or any(b is not None for b in self.bounds):
+            if not linear or self._bounded:
                 how = newton.Options(start, steps, solver, throw)
                 return newton.solve(self, terms, given, load, at, dtype, how)
             zero = jnp.zeros(V.size, jnp.finfo(dtype).dtype)
@@ -248,7 +256,7 @@ class Problem:
     def _is_fast(self, points) -> bool:
         form = self.form
         fits = hasattr(form, "assemble") and form.fits(self.V)
-        plain = len(self.pieces) == 1 and self.bounds == (None, None)
+        plain = len(self.pieces) == 1 and not self._bounded
         return fits and plain and points is None
 
     def _interpret(self, coefficients: dict, parts: list, load, points):
@@ -325,14 +333,23 @@ class Problem:
         order = np.argsort(np.concatenate([dofs, grounded]))
         return jnp.concatenate([given, jnp.zeros(len(grounded), dtype)])[order]
 
-    def _moved(self, points) -> jax.Array:
+    def _moved(self, points, throw: bool = True) -> jax.Array:
+        """The points, checked; an error, or NaN, at run time where a cell folds over."""
+        V = self.V
         points = as_numbers(points, "`solve(points=...)`")
-        if points.shape != self.V.mesh.points.shape:
+        if points.shape != V.mesh.points.shape:
             raise ValueError(
-                f"`solve(points=...)` must have shape {self.V.mesh.points.shape}.\n"
+                f"`solve(points=...)` must have shape {V.mesh.points.shape}.\n"
                 f"Got {points.shape}.\nOne row for each point of the mesh."
             )
-        return points
+        smallest = lambda place, *_: jnp.min(place.weights)
+        cells = assembly.Term(self.form, V.domain(), {})
+        still = jax.lax.stop_gradient(points)
+        volumes = assembly.map_items(V, cells, smallest, points=still)
+        folded = ~jnp.all(volumes > 0)
+        if throw:
+            return fail_unless_zero(points, folded, ("", FOLDED))
+        return jnp.where(folded, jnp.nan, points)
 
     def _check_load(self, load) -> jax.Array:
         V = self.V
