@@ -62,10 +62,13 @@ class GaussNewton(optx.AbstractLeastSquaresSolver):
         else:
             operator = lx.MatrixLinearOperator(jacobian.matrix())
             terms = jnp.abs(operator.matrix) @ jnp.abs(v)
-        solution = lx.linear_solve(operator, r, solver, throw=False)
+        # Of unit length, so that absolute tolerances of iterative solvers mean something.
+        unit = jnp.max(jnp.abs(stop_gradient(r)))
+        unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1.0)
+        solution = lx.linear_solve(operator, r / unit, solver, throw=False)
         # QR of a rank-deficient matrix divides by zero.
         broken = ~jnp.all(jnp.isfinite(solution.value)) & jnp.all(jnp.isfinite(r))
-        d = jnp.where(broken, 0.0, solution.value)
+        d = jnp.where(broken, 0.0, unit * solution.value)
         result = optx.RESULTS.promote(solution.result)
         result = optx.RESULTS.where(
             broken, optx.RESULTS.promote(lx.RESULTS.singular), result

@@ -1,0 +1,626 @@
+"""Every solver on every kind of problem it is for: values, statuses, batches, memory, and
+the theorems that name it."""
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import optax
+import optimistix as optx
+import pytest
+
+import pyimplicit as pi
+from pyimplicit.solvers.broyden import _direction
+
+from .solver_problems import (
+    DATA,
+    DESIGN,
+    Circulant,
+    Family,
+    fixed_points,
+    hopeless,
+    minima,
+    pack,
+    residuals,
+    unpack,
+)
+from .test_linear_solve import sizes_in
+
+
+MAPS = Family(fixed_points + hopeless, pack)
+MINIMA, RESIDUALS = Family(minima), Family(residuals)
+OURS = {
+    "picard": pi.Picard(),
+    "anderson": pi.Anderson(),
+    "broyden_good": pi.Broyden(),
+    "broyden_bad": pi.Broyden(good=False),
+    "newton": pi.Newton(),
+    "chord": pi.Chord(),
+    "newton_krylov": pi.NewtonKrylov(),
+}
+FIXED_POINT_SOLVERS = OURS | {
+    "broyden_jacobian": pi.Broyden(jacobian=pi.Dense()),
+    "picard_damped": pi.Picard(damping=0.5),
+    "anderson_damped": pi.Anderson(damping=0.5, memory=2),
+    "newton_line_search": pi.Newton(line_search=True),
+    "levenberg_marquardt": pi.LevenbergMarquardt(),
+    "dogleg": pi.Dogleg(),
+    "bfgs": pi.BFGS(),
+}
+MINIMISERS = {
+    "lbfgs": pi.LBFGS(),
+    "bfgs": pi.BFGS(),
+    "dfp": pi.DFP(),
+    "nonlinear_cg": pi.NonlinearCG(),
+    "nelder_mead": pi.NelderMead(),
+    "newton": pi.Newton(),
+    "gradient_descent": pi.GradientDescent(),
+    "accelerated": pi.GradientDescent(acceleration=True),
+    "optax": pi.Optax(optax.adam(0.1)),
+}
+CRAWLERS = ("gradient_descent", "accelerated", "optax")
+LEAST_SQUARES = {
+    "gauss_newton": pi.GaussNewton(),
+    "gauss_newton_svd": pi.GaussNewton(linear_solver=lx.SVD()),
+    "levenberg_marquardt": pi.LevenbergMarquardt(),
+    "levenberg_marquardt_cholesky": pi.LevenbergMarquardt(linear_solver=lx.Cholesky()),
+    "levenberg_marquardt_unscaled": pi.LevenbergMarquardt(scaling=False),
+    "dogleg": pi.Dogleg(),
+    "lbfgs": pi.LBFGS(),
+}
+named = functools.partial(pytest.mark.parametrize, "name")
+
+
+@functools.cache
+def fixed_point_solver(name, batched=False):
+    solve = lambda z0, params: pi.fixed_point(
+        MAPS.fn, z0, params, solver=FIXED_POINT_SOLVERS[name], throw=False
+    )
+    return jax.jit(jax.vmap(solve) if batched else solve)
+
+
+@functools.cache
+def minimiser(name):
+    return jax.jit(
+        lambda z0, params: pi.minimize(
+            MINIMA.fn, z0, params, solver=MINIMISERS[name], max_steps=3000
+        )
+    )
+
+
+@functools.cache
+def least_squares_solver(name):
+    return jax.jit(
+        lambda z0, params: pi.least_squares(
+            RESIDUALS.fn, z0, params, solver=LEAST_SQUARES[name]
+        )
+    )
+
+
+def number(family, problem):
+    return family.problems.index(problem)
+
+
+def close(solution, problem, rtol):
+    exact = problem.solution()
+    np.testing.assert_allclose(unpack(solution.value), exact, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("problem", fixed_points, ids=repr)
+@named(FIXED_POINT_SOLVERS)
+def test_fixed_points_and_roots(name, problem):
+    solution = fixed_point_solver(name)(*MAPS.args(number(MAPS, problem)))
+    if name.startswith("picard") and "contracts" not in problem.traits:
+        assert solution.status in (pi.Status.max_steps_reached, pi.Status.nonfinite)
+        return
+    assert solution.status == pi.Status.converged
+    close(solution, problem, 1e-8)
+    assert solution.stats["residual"] < 1e-6
+
+
+@named(OURS)
+def test_a_batch_is_its_samples(name):
+    """Also where mates diverge, or start from NaN."""
+    args = MAPS.batch()
+    together = fixed_point_solver(name, batched=True)(*args)
+    for k, problem in enumerate(MAPS.problems):
+        alone = fixed_point_solver(name)(*MAPS.args(k))
+        mine = jax.tree.map(lambda a, k=k: a[k], together)
+        assert mine.stats["iterations"] == alone.stats["iterations"]
+        assert mine.status == alone.status
+        if problem.exact is None:
+            assert mine.status != pi.Status.converged
+        elif mine.status == pi.Status.converged:
+            for a, b in zip(mine.value.values(), alone.value.values(), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)
+    assert together.status[MAPS.problems.index(hopeless[1])] == pi.Status.nonfinite
+    assert len(set(np.asarray(together.stats["iterations"]).tolist())) >= 4
+
+
+@pytest.mark.parametrize("problem", minima, ids=repr)
+@named(MINIMISERS)
+def test_minima(name, problem):
+    if problem.traits and name in CRAWLERS:
+        pytest.skip("first-order methods crawl along curved valleys")
+    start = MINIMA.args(number(MINIMA, problem))
+    if name == "newton" and problem.traits:  # pure Newton: any stationary point
+        start = jax.tree.map(lambda a: a + 0.1, pack(jnp.array([1.0, 2.0]))), start[1]
+    solution = minimiser(name)(*start)
+    assert solution.status == pi.Status.converged
+    close(solution, problem, 1e-7)
+
+
+@pytest.mark.parametrize("problem", residuals, ids=repr)
+@named(LEAST_SQUARES)
+def test_least_squares(name, problem):
+    solution = least_squares_solver(name)(*RESIDUALS.args(number(RESIDUALS, problem)))
+    assert solution.status == pi.Status.converged
+    close(solution, problem, 1e-7)
+    assert solution.stats["residual"] < 1e-4
+
+
+# Constraints and non-smooth terms: the solution is chosen and the data are made to fit it
+# (the conditions of Karush, Kuhn and Tucker), so it is known to the last digit.
+N = 6
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(12, N)) * np.array([1.0, 3.0, 0.8, 1.0, 2.0, 1.0])
+SPARSE = np.array([3.0, 0.0, -20.0, 0.0, 0.0, 0.7])
+PENALTY = 2.0
+SLOPES = np.where(SPARSE == 0, [0.0, 0.5, 0.0, -0.9, 0.1, 0.0], np.sign(SPARSE))
+CORNER = np.array([0.2, 0.0, 0.5, 0.0, 0.3, 0.0])
+INSIDE = np.array([0.2, 0.1, 0.35, 0.05, 0.25, 0.05])
+MULTIPLIERS = np.where(CORNER == 0, [0.0, 3.0, 0.0, 0.7, 0.0, 40.0], 0.0)
+
+
+def targets(z, gradient):
+    """y with Xᵀ(Xz - y) = gradient."""
+    return X @ z - np.linalg.lstsq(X.T, gradient)[0]
+
+
+def squares(z, y):
+    return 0.5 * jnp.sum((X @ z - y) ** 2)
+
+
+def shrink(v, y, scaling):
+    del y
+    return jnp.sign(v) * jnp.maximum(jnp.abs(v) - scaling * PENALTY, 0.0)
+
+
+def onto_simplex(v, y):
+    """Held, Wolfe, Crowder 1974: v - t, cut at zero, with the t that makes the sum 1."""
+    del y
+    u = -jnp.sort(-v)
+    t = (jnp.cumsum(u) - 1) / jnp.arange(1, v.size + 1)
+    return jnp.maximum(v - t[jnp.sum(u > t) - 1], 0.0)
+
+
+COMPOSITE = pi.LinearComposite(
+    lambda y: jnp.array(X), lambda Xz, y: jnp.sum((Xz - y) ** 2) / 2
+)
+LASSO = targets(SPARSE, -PENALTY * SLOPES)
+ON_FACE, IN_SIMPLEX = targets(CORNER, 7.0 + MULTIPLIERS), targets(INSIDE, np.full(N, 7.0))
+POSITIVE = targets(10 * CORNER, MULTIPLIERS)
+positive = lambda v, y, scaling=1.0: jnp.maximum(v, 0)
+ENTROPY = pi.MirrorDescent(
+    projection_grad=pi.MirrorDescent.make_projection_grad(
+        lambda m, y: jax.nn.softmax(m), jnp.log
+    ),
+    stepsize=0.03,
+)
+CONSTRAINED = {
+    "lasso": (pi.ProximalGradient(prox=shrink), LASSO, SPARSE),
+    "lasso_plain": (pi.ProximalGradient(prox=shrink, acceleration=False), LASSO, SPARSE),
+    "lasso_stepsize": (pi.ProximalGradient(prox=shrink, stepsize=0.01), LASSO, SPARSE),
+    "lasso_blocks": (pi.BlockCoordinateDescent(prox=shrink), LASSO, SPARSE),
+    "lasso_composite": (
+        pi.BlockCoordinateDescent(prox=shrink, objective=COMPOSITE), LASSO, SPARSE),
+    "positive": (pi.ProjectedGradient(projection=positive), POSITIVE, 10 * CORNER),
+    "positive_blocks": (pi.BlockCoordinateDescent(prox=positive), POSITIVE, 10 * CORNER),
+    "simplex": (pi.ProjectedGradient(projection=onto_simplex), ON_FACE, CORNER),
+    "simplex_plain": (
+        pi.ProjectedGradient(projection=onto_simplex, acceleration=False), ON_FACE, CORNER),
+    "simplex_entropy": (pi.ExponentiatedGradient(), IN_SIMPLEX, INSIDE),
+    "simplex_mirror": (ENTROPY, IN_SIMPLEX, INSIDE),
+}  # fmt: skip
+
+
+@named(CONSTRAINED)
+def test_constrained_and_non_smooth_minima(name):
+    solver, y, exact = CONSTRAINED[name]
+    solution = pi.minimize(squares, jnp.full(N, 1 / N), y, solver=solver, max_steps=5000)
+    assert solution.status == pi.Status.converged
+    np.testing.assert_allclose(solution.value, exact, atol=1e-6)
+    if "entropy" not in name and "mirror" not in name:
+        assert np.array_equal(solution.value == 0, exact == 0)
+    if name == "lasso_composite":  # two gradients a sweep, and no more sweeps
+        assert solution.stats["iterations"] < 100
+
+
+def test_blocks_of_several_arrays():
+    """A row of "a" and a row of "b" are a block: a group lasso with two groups set to zero
+    by hand-made data (Yuan, Lin 2006)."""
+    z = {
+        "a": jnp.array([[1.0, -2.0], [0.0, 0.0], [3.0, 0.5]]),
+        "b": jnp.array([5.0, 0.0, -1.0]),
+    }
+    rows = lambda z: jnp.concatenate([z["a"], z["b"][:, None]], axis=1)
+    v = rows(z)
+    size = jnp.linalg.norm(v, axis=1, keepdims=True)
+    data = v + jnp.where(size > 0, 2 * v / jnp.where(size > 0, size, 1), 0.4)
+
+    def prox(block, params, scaling):
+        v = jnp.append(block["a"], block["b"])
+        size = jnp.linalg.norm(v)
+        keep = jnp.maximum(1 - 2 * scaling / jnp.where(size > 0, size, 1), 0.0)
+        return jax.tree.map(lambda a: keep * a, block)
+
+    fn = lambda z, p: 0.5 * jnp.sum((rows(z) - p) ** 2)
+    start = jax.tree.map(jnp.ones_like, z)
+    found = pi.minimize(fn, start, data, solver=pi.BlockCoordinateDescent(prox=prox))
+    for name, value in z.items():
+        np.testing.assert_allclose(found.value[name], value, atol=1e-8)
+
+
+def test_bracketing():
+    cube = lambda z, p: z**3 - p
+    ends = {"lower": jnp.array(0.0), "upper": jnp.array(5.0)}
+    found = pi.root(cube, 1.0, 30.0, solver=pi.Bisection(), options=ends)
+    np.testing.assert_allclose(found.value, 30 ** (1 / 3), rtol=1e-8)
+    found = pi.minimize(
+        lambda z, p: z**4 / 4 - p * z, 1.0, 30.0, solver=pi.GoldenSearch(), options=ends
+    )
+    np.testing.assert_allclose(found.value, 30 ** (1 / 3), rtol=1e-7)
+
+
+# What Picard cannot do.
+def test_an_expansive_map():
+    """Spectral radius above 1: Picard says so; the others converge."""
+    n = 50
+    f = Circulant(n, {1: 1.6, 0: -0.9})
+    assert np.abs(f.eigenvalues).max() > 2
+    b = jnp.cos(jnp.arange(n) + 1.0) * 10
+    zero = jnp.zeros(n)
+    solve = lambda solver, **o: lambda b: pi.fixed_point(f, zero, b, solver=solver, **o)
+    picard = solve(pi.Picard(), max_steps=60, throw=False)
+    assert picard(b).status == pi.Status.max_steps_reached
+    assert np.all(np.isnan(jax.grad(lambda b: picard(b).value.sum())(b)))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="largest number of steps"):
+        np.asarray(solve(pi.Picard(), max_steps=60)(b).value)
+    for solver, steps in (
+        (pi.Anderson(memory=n), n + 3),
+        (pi.Broyden(memory=2 * n), 2 * n + 3),
+        (pi.Broyden(memory=2 * n, good=False), 2 * n + 3),
+    ):
+        found = solve(solver)(b)
+        np.testing.assert_allclose(found.value, f.exact(b), rtol=1e-8, atol=1e-8)
+        assert found.stats["iterations"] <= steps, solver
+
+
+# The theorems.
+def iterates(solver, fn, z0, steps):
+    """z0 and the points that follow."""
+    given = lambda z, params: (fn(z), None)
+    struct = jax.eval_shape(fn, z0)
+    state = solver.init(given, z0, None, {}, struct, None, frozenset())
+    step = jax.jit(lambda z, state: solver.step(given, z, None, {}, state, frozenset())[:2])
+    points = [z0]
+    for _ in range(steps):
+        z, state = step(points[-1], state)
+        points.append(z)
+    return np.array(points)
+
+
+def test_anderson_with_full_memory_is_gmres():
+    """Walker, Ni 2011, Theorem 2.2: its iterates are f(GMRES's), the first one shifted."""
+    n = 6
+    W = np.random.default_rng(1).normal(size=(n, n))
+    b = np.arange(1.0, n + 1)
+    found = iterates(pi.Anderson(memory=n), lambda z: W @ z + b, jnp.zeros(n), n + 1)
+    A, krylov = np.eye(n) - W, [b]
+    for k in range(n + 1):
+        if k == 0:
+            x = np.zeros(n)
+        else:
+            basis = np.linalg.qr(np.array(krylov[:k]).T)[0]
+            x = basis @ np.linalg.lstsq(A @ basis, b)[0]
+            krylov.append(A @ krylov[-1])
+        np.testing.assert_allclose(found[k + 1], W @ x + b, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found[-1], np.linalg.solve(A, b), rtol=1e-8)
+
+
+def test_damping():
+    f = lambda z: jnp.cos(z) + jnp.array([0.0, 3.0])
+    z0 = jnp.array([1.0, -2.0])
+    expected = [z0]
+    for _ in range(3):
+        expected.append(0.7 * expected[-1] + 0.3 * f(expected[-1]))
+    for solver in (pi.Picard(damping=0.3), pi.Anderson(damping=0.3, start=9)):
+        np.testing.assert_allclose(iterates(solver, f, z0, 3), expected, rtol=1e-14)
+    # With mixing, β weighs what is left of the residual: none of it in one dimension more.
+    A = jnp.array([[0.5, 0.8], [-0.6, 0.7]])
+    line = lambda z: A @ z + 1.0
+    for beta in (1.0, 0.4):
+        found = iterates(pi.Anderson(damping=beta), line, jnp.zeros(2), 4)[-1]
+        np.testing.assert_allclose(found, jnp.linalg.solve(jnp.eye(2) - A, jnp.ones(2)))
+
+
+def test_chord_is_linear_and_newton_quadratic():
+    F = lambda z: z**2 - 2.0
+    errors = lambda solver, k: iterates(solver, F, jnp.array([1.6]), k)[:, 0] - 2**0.5
+    e = errors(pi.Chord(), 9)
+    np.testing.assert_allclose(e[-1] / e[-2], 1 - 2**0.5 / 1.6, rtol=1e-3)
+    e = errors(pi.Newton(), 3)
+    np.testing.assert_allclose(e[-1] / e[-2] ** 2, 1 / (2 * 2**0.5), rtol=1e-3)
+
+
+def broyden_state(solver, n):
+    struct = jax.ShapeDtypeStruct((n,), float)
+    fn = lambda z, _: (z, None)
+    return solver.init(fn, jnp.zeros(n), None, {}, struct, None, frozenset())
+
+
+@pytest.mark.parametrize("good", [True, False], ids=["good", "bad"])
+def test_broyden_is_the_update_with_the_last_pairs(good):
+    """Also when the ring of pairs has gone round: the compact form against rank-one updates
+    of a dense inverse, from the definitions."""
+    m, n, rng = 4, 7, np.random.default_rng(0)
+    pairs = rng.normal(size=(6, 2, n))
+    p = rng.normal(size=n)
+    H = np.eye(n)
+    for s, q in pairs[-m:]:
+        u = s @ H if good else q
+        H = H + np.outer(s - H @ q, u) / (u @ q)
+        np.testing.assert_allclose(H @ q, s)
+    solver = pi.Broyden(memory=m, good=good)
+    state = broyden_state(solver, n)
+    for s, q in pairs:
+        new = solver._remembered(state, s, q, jnp.array(True))
+        where = lambda k: (k.S, k.Q, k.LL, k.LQ, k.age, k.steps)
+        state = eqx.tree_at(where, state, new)
+    S, Q, LL, LQ, age, _ = new
+    d = _direction(S, Q, S if good else Q, LL, LQ, age, jnp.array(p))
+    np.testing.assert_allclose(d, -H @ p, rtol=1e-9)
+
+
+def test_broyden_keeps_what_it_says():
+    n, m = 1000, 7
+    state = broyden_state(pi.Broyden(memory=m), n)
+    size = sum(a.nbytes for a in jax.tree.leaves(state) if eqx.is_array(a))
+    assert 16 * m * n < size < 16 * m * n + 8 * (5 * n + 4 * m * m)
+
+
+def test_broyden_is_not_deceived():
+    """Small corrections of a wrong model, far away or with a singular Jacobian, are no
+    convergence."""
+    flat = lambda z, p: jnp.arctan(z)  # runs away, where |z| makes every step a small one
+    found = pi.root(flat, 3.0, solver=pi.Broyden(), throw=False)
+    assert found.status != pi.Status.converged
+    narrow = lambda z, p: jnp.stack(  # Powell 1970, badly scaled
+        [1e4 * z[0] * z[1] - 1, jnp.exp(-z[0]) + jnp.exp(-z[1]) - 1.0001]
+    )
+    start = jnp.array([0.0, 1.0])
+    found = pi.root(narrow, start, solver=pi.Broyden(safeguard=2.0), throw=False)
+    assert found.status != pi.Status.converged or found.stats["residual"] < 1e-6
+    found = pi.root(narrow, start, solver=pi.Broyden(jacobian=pi.Dense()))
+    np.testing.assert_allclose(found.value, [1.09815933e-05, 9.10614674], rtol=1e-7)
+
+
+def test_an_infinite_or_singular_jacobian_is_no_convergence():
+    cases = [lambda z: jnp.sqrt(z) - 1, lambda z: z * z - 1]
+    fn = lambda z, which: jax.lax.switch(which, cases, z)
+    for solver in (
+        pi.Newton(),
+        pi.Chord(),
+        pi.NewtonKrylov(),
+        pi.Broyden(jacobian=pi.Dense()),
+    ):
+        solve = lambda which, s=solver: (
+            pi.root(fn, 0.0, which, solver=s, throw=False).status
+        )
+        assert solve(jnp.array(0)) == pi.Status.nonfinite
+        krylov = isinstance(solver, pi.NewtonKrylov)
+        expected = pi.Status.inaccurate if krylov else pi.Status.singular
+        assert solve(jnp.array(1)) == expected
+
+
+def test_newton_krylov_uses_its_preconditioner():
+    n = 40
+    d = 10.0 ** jnp.linspace(0, 6, n)
+    fn = lambda z, p: d * z + jnp.sin(z) - p
+    p = fn(jnp.ones(n), 0.0)
+    inverse = lambda z, p: lx.DiagonalLinearOperator(1 / (d + jnp.cos(z)))
+    few: Any = dict(restart=2, max_products=4)
+    bare = pi.root(fn, jnp.zeros(n), p, solver=pi.NewtonKrylov(**few), throw=False)
+    assert bare.status != pi.Status.converged
+    found = pi.root(
+        fn, jnp.zeros(n), p, solver=pi.NewtonKrylov(preconditioner=inverse, **few)
+    )
+    np.testing.assert_allclose(found.value, 1.0, rtol=1e-9)
+    assert found.stats["iterations"] <= 6
+
+
+def test_newton_krylov_line_search():
+    """From where a full step makes it worse: arctan, and beyond the pole of 1/z."""
+    for fn, z0, exact in (
+        (lambda z, p: jnp.arctan(z - p), 8.0, 3.0),
+        (lambda z, p: 1 / z - 1 / p, 8.0, 3.0),
+    ):
+        found = pi.root(fn, z0, 3.0, solver=pi.NewtonKrylov())
+        np.testing.assert_allclose(found.value, exact, rtol=1e-9)
+
+
+@named(["broyden_good", "newton_krylov"])
+def test_unrolled(name):
+    """The iteration is differentiated, not the condition: the same at the solution."""
+    A = jnp.array([[3.0, 1.0], [-2.0, 4.0]])
+    fn = lambda z, p: A @ z + 0.1 * z**3 - p
+    how: Any = dict(solver=OURS[name], adjoint=pi.Unroll(), max_steps=16)
+    value = lambda p: pi.root(fn, jnp.zeros(2), p, **how).value
+    p = jnp.array([5.0, -7.0])
+    z, pullback = jax.vjp(jax.jit(value), p)
+    J = A + jnp.diag(0.3 * z**2)
+    w = jnp.array([1.0, 10.0])
+    np.testing.assert_allclose(pullback(w)[0], jnp.linalg.solve(J.T, w), rtol=1e-6)
+
+
+# Many unknowns.
+LARGE = 5000
+RING = Circulant(LARGE, {1: 0.45, -3: 0.25, 7: -0.15})
+
+
+def ring(z, b):
+    return RING(z, b) - 0.1 * z**3
+
+
+def ring_energy(z, p):
+    return (
+        0.5 * jnp.sum(z**2)
+        + 0.3 * jnp.sum(z * jnp.roll(z, 3))
+        + 0.1 * jnp.sum(z**4)
+        - p @ z
+    )
+
+
+MANY = {
+    "picard": pi.Picard(),
+    "anderson": pi.Anderson(),
+    "broyden": pi.Broyden(),
+    "broyden_matrix_free": pi.Broyden(jacobian=pi.MatrixFree(), memory=5),
+    "newton": pi.Newton(),
+    "chord": pi.Chord(),
+    "newton_krylov": pi.NewtonKrylov(),
+}
+MANY_MINIMISERS = {
+    "gradient_descent": pi.GradientDescent(),
+    "proximal": pi.ProximalGradient(prox=lambda v, p, s: v),
+    "lbfgs": pi.LBFGS(),
+    "nonlinear_cg": pi.NonlinearCG(),
+    "gauss_newton": pi.GaussNewton(),
+}
+
+
+@named(MANY | MANY_MINIMISERS)
+def test_5000_unknowns_without_a_matrix(name):
+    z = jnp.sin(jnp.arange(LARGE) + 1.0)
+    zero = jnp.zeros(LARGE)
+    if name == "gauss_newton":
+        p = z - ring(z, 0.0)
+        residual = lambda z, p: z - ring(z, 0.0) - p
+        solve = lambda p: pi.least_squares(
+            residual, zero, p, solver=pi.GaussNewton(), adjoint=pi.Unroll(), max_steps=20
+        )
+    elif name in MANY:
+        p = z - ring(z, 0.0)
+        solve = lambda p: pi.fixed_point(ring, zero, p, solver=MANY[name])
+    else:
+        p = jax.grad(ring_energy)(z, zero)
+        solve = lambda p: pi.minimize(ring_energy, zero, p, solver=MANY_MINIMISERS[name])
+    program = jax.jit(solve).trace(p)
+    assert max(sizes_in(program.jaxpr.jaxpr)) <= 60 * LARGE  # 51 vectors of GMRES
+    found = program.lower().compile()(p)
+    assert found.status == pi.Status.converged
+    error = jnp.linalg.norm(found.value - z) / jnp.linalg.norm(z)
+    assert error < 1e-8
+
+
+# Elsewhere: in optimistix, in single precision.
+@named(OURS)
+def test_in_optimistix(name):
+    solver = OURS[name]
+    tight = type(solver)(**{**vars(solver), "rtol": 1e-9, "atol": 1e-9})
+    find = optx.fixed_point if hasattr(solver, "damping") else optx.root_find
+    fn = lambda z, p: (jnp.cos(z) + p, {"seen": z})
+    if find is optx.root_find:
+        fn = lambda z, p: (jnp.cos(z) + p - z, {"seen": z})
+    call = lambda p: find(fn, tight, jnp.array([0.5, 1.0]), p, has_aux=True)
+    found = jax.jit(call)(jnp.zeros(2))
+    np.testing.assert_allclose(found.value, 0.7390851332151607, rtol=1e-8)
+    np.testing.assert_allclose(found.aux["seen"], found.value, rtol=1e-3)
+
+
+def test_minimisers_in_optimistix():
+    tight: Any = dict(rtol=1e-9, atol=1e-9)
+    for solver, exact in (
+        (pi.GradientDescent(**tight), LASSO),
+        (pi.ProximalGradient(prox=shrink, **tight), SPARSE),
+        (pi.BlockCoordinateDescent(prox=shrink, **tight), SPARSE),
+        (pi.ProjectedGradient(projection=onto_simplex, **tight), None),
+    ):
+        found = optx.minimise(squares, solver, jnp.full(N, 1 / N), LASSO, max_steps=5000)
+        if isinstance(solver, pi.GradientDescent):
+            exact = np.linalg.lstsq(X, LASSO)[0]
+        if exact is not None:
+            np.testing.assert_allclose(found.value, exact, atol=1e-6)
+        else:
+            np.testing.assert_allclose(found.value.sum(), 1.0)
+    for solver in (pi.GaussNewton(**tight), pi.LevenbergMarquardt(**tight)):
+        line = lambda z, p: DESIGN @ z - DATA * p
+        found = optx.least_squares(line, solver, jnp.zeros(2), jnp.array(2.0))
+        np.testing.assert_allclose(
+            found.value, np.linalg.lstsq(DESIGN, 2 * DATA)[0], rtol=1e-8
+        )
+
+
+@named(["picard", "anderson", "broyden_good", "newton", "newton_krylov"])
+def test_single_precision(name):
+    names = [p.name for p in fixed_points if "contracts" in p.traits]
+    z0, params = MAPS.batch(names, jnp.float32)
+    found = fixed_point_solver(name, batched=True)(z0, params)
+    assert found.value["x"].dtype == jnp.float32
+    np.testing.assert_array_equal(found.status, pi.Status.converged)
+    exact = [p.solution() for p in fixed_points if p.name in names]
+    got = jax.vmap(unpack)(found.value)
+    np.testing.assert_allclose(got, exact, rtol=2e-3)
+
+
+@named(["accelerated", "lbfgs"])
+def test_minimisers_in_single_precision(name):
+    found = minimiser(name)(*MINIMA.args(0, jnp.float32))
+    assert found.value["x"].dtype == jnp.float32
+    close(found, minima[0], 1e-4)
+
+
+def test_no_change_is_within_a_tolerance_of_zero():
+    """rtol alone, at an entry that is zero."""
+    fn = lambda z, p: 0.5 * z * jnp.array([1.0, 0.0]) + jnp.array([1.0, 0.0])
+    found = pi.fixed_point(fn, jnp.zeros(2), solver=pi.Picard(), rtol=1e-8, atol=0.0)
+    np.testing.assert_allclose(found.value, [2.0, 0.0], rtol=1e-7)
+
+
+bad: Any = pi
+BAD = {
+    "picard_damping": (lambda: bad.Picard(damping=0.0), ValueError, r"\(0, 1\]"),
+    "anderson_damping": (lambda: bad.Anderson(damping=1.5), ValueError, r"\(0, 1\]"),
+    "anderson_memory": (lambda: bad.Anderson(memory=0), ValueError, "positive integer"),
+    "anderson_safeguard": (lambda: bad.Anderson(safeguard=0.5), ValueError, "at least 1"),
+    "broyden_memory": (lambda: bad.Broyden(memory=2.5), ValueError, "positive integer"),
+    "broyden_safeguard": (lambda: bad.Broyden(safeguard=-1), ValueError, "at least 1"),
+    "broyden_jacobian": (lambda: bad.Broyden(jacobian="identity"), TypeError, "pi.Dense"),
+    "newton_jacobian": (lambda: bad.Newton(jacobian=3.0), TypeError, "pi.Dense"),
+    "newton_linear_solver": (lambda: bad.Newton(linear_solver="lu"), TypeError, "lineax"),
+    "krylov_restart": (lambda: bad.NewtonKrylov(restart=0), ValueError, "positive integer"),
+    "krylov_forcing": (lambda: bad.NewtonKrylov(forcing=1.0), ValueError, "between 0"),
+    "krylov_preconditioner": (
+        lambda: bad.NewtonKrylov(preconditioner=3.0), TypeError, "a function"),
+    "gauss_newton": (lambda: bad.GaussNewton(linear_solver="qr"), TypeError, "lineax"),
+    "marquardt_damping": (lambda: bad.LevenbergMarquardt(damping=0), ValueError, "posit"),
+    "stepsize": (lambda: bad.GradientDescent(stepsize=-1.0), ValueError, "positive"),
+    "prox": (lambda: bad.ProximalGradient(None), TypeError, "function"),
+    "projection": (lambda: bad.ProjectedGradient(1.0), TypeError, "function"),
+    "mirror": (lambda: bad.MirrorDescent(lambda *a: a[0]), ValueError, "step size"),
+    "composite": (lambda: bad.BlockCoordinateDescent(shrink, squares), TypeError,
+                  "LinearComposite"),
+}  # fmt: skip
+
+
+@named(BAD)
+def test_bad_options(name):
+    call, error, words = BAD[name]
+    with pytest.raises(error, match=words) as caught:
+        call()
+    text = str(caught.value)
+    assert "Got" in text and text.count("\n") == 2  # the rule, what was got, the remedy
