@@ -39,16 +39,20 @@ from .linear import (
 from .minimize import least_squares as least_squares, minimize as minimize
 from .optimize import (
     Certificate as Certificate,
+    Clarabel as Clarabel,
+    ConeSolution as ConeSolution,
     InteriorPoint as InteriorPoint,
     QPSolution as QPSolution,
     Smoothed as Smoothed,
     certificate as certificate,
+    cone_program as cone_program,
+    cones as cones,
     loss as loss,
+    lp as lp,
     objective as objective,
     perturbed as perturbed,
     projection as projection,
     prox as prox,
-    lp as lp,
     qp as qp,
     transport as transport,
 )

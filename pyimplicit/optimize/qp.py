@@ -11,6 +11,7 @@ from .._tree import stop_gradient
 from ..engine.failure import fail_unless_zero
 from ..implicit import borrow
 from ..linear.operator import SparseOperator
+from .messages import messages
 from .qp_check import indefinite_below, prepare
 from .qp_data import QP, programme, scaled
 from .qp_degenerate import Degenerate, differentiable, policy
@@ -175,16 +176,6 @@ def _split_pinned(problem: QP, z, sets: Sets):
     active = sets.active.at[m : m + n].set((pinned & (nu < 0)) | sets.active[m : m + n])
     active = active.at[m + n :].set(active[m + n :] & ~(pinned & (nu < 0)))
     return z, Sets(active, sets.weak)
-
-
-def messages(name: str) -> tuple[str, ...]:
-    """What a failed solve says, by status."""
-    indefinite = (
-        "P is not positive semidefinite: (a) its symmetric part counts; (b) for a maximum "
-        "change signs; (c) add a small multiple of the identity"
-    )
-    text = {s: s.message for s in Status} | {Status.not_positive_definite: indefinite}
-    return tuple(f"pyimplicit.{name}: {text[s]}" for s in Status)
 
 
 def _screened(problem: QP, status):

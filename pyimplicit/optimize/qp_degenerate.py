@@ -25,9 +25,10 @@ from .._status import Status
 from .._tree import stop_gradient
 from ..engine.failure import fail_unless_zero
 from ..implicit import Linearisation, attach, borrow
+from .pseudo_inverse import close
 from .qp_data import QP, scaled
 from .qp_interior import interior_point
-from .qp_kkt import KKT, KKTSolver, Sets, close, condense, refined, residual
+from .qp_kkt import KKT, KKTSolver, Sets, condense, refined, residual
 from .qp_polish import polish
 from .small import product
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 
+from .pseudo_inverse import close, pseudo_inverse
 from .qp_data import QP, Rows
 from .small import cholesky, cholesky_solve, product
 
@@ -165,11 +166,6 @@ def refined(K: KKT, L, b):
     return v, error
 
 
-def close(dtype) -> float:
-    """A relative residual that counts as solved."""
-    return float(jnp.finfo(dtype).eps) ** 0.6
-
-
 class KKTSolver(lx.AbstractLinearSolver):
     """Solves with a `KKT`: by its condensed factor `L` (made anew if None), or, where that
     fails or rows are weakly active, by the pseudo-inverse."""
@@ -185,7 +181,7 @@ class KKTSolver(lx.AbstractLinearSolver):
         K, L = state
         v, error = refined(K, L, vector)
         bad = ~(error <= close(vector.dtype)) | jnp.any(K.row != K.col)
-        pseudo = lambda: _pseudo_inverse(K, vector)
+        pseudo = lambda: pseudo_inverse(K.as_matrix(), vector)
         w, ok = jax.lax.cond(eqxi.unvmap_any(bad), pseudo, lambda: (v, ~bad))
         v = jnp.where(bad, w, v)
         result = lx.RESULTS.where(~bad | ok, lx.RESULTS.successful, lx.RESULTS.singular)
@@ -200,19 +196,3 @@ class KKTSolver(lx.AbstractLinearSolver):
 
     def assume_full_rank(self):
         return False
-
-
-def _pseudo_inverse(K: KKT, b):
-    """The vector of least norm among those with the least ‖K v - b‖."""
-    M = K.as_matrix()
-    M = jnp.where(jnp.isfinite(M), M, 0.0)
-    U, s, Vt = jnp.linalg.svd(M)
-    eps = jnp.finfo(b.dtype).eps
-    kept = s > 10 * s.size * eps * s[0]
-    inverse = jnp.where(kept, 1 / jnp.where(kept, s, 1.0), 0.0)
-    solve = lambda b: Vt.T @ (inverse * (U.T @ b))
-    within = U @ jnp.where(kept, U.T @ b, 0.0)
-    v = solve(b)
-    v = v + solve(b - K.mv(v))
-    error = jnp.linalg.norm(K.mv(v) - within) / jnp.linalg.norm(b)
-    return v, error <= close(b.dtype)

@@ -6,14 +6,24 @@ arithmetic that XLA vectorises over the batch. Up to `SMALL` unknowns it is the 
 
 import jax
 import jax.numpy as jnp
+import lineax as lx
 
 
 SMALL = 8  # written out, the code grows with the cube
 
 
 def product(M, x):
-    """M x, `(m, n)` by `(n,)`."""
+    """M x, `(m, n)` by `(n,)`; M an array or a lineax operator."""
+    if isinstance(M, lx.AbstractLinearOperator):
+        return M.mv(x)
     return (M * x).sum(-1) if x.shape[0] <= SMALL else M @ x
+
+
+def tproduct(M, v):
+    """Mᵀ v."""
+    if isinstance(M, lx.AbstractLinearOperator):
+        return M.transpose().mv(v)
+    return product(M.T, v)
 
 
 def cholesky(H):
