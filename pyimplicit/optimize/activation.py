@@ -64,7 +64,7 @@ def _entmax(x, alpha):
 
     tau = attach(tau, lambda tau, p: jnp.sum(power(tau, *p)) - 1, (x, alpha))
     p = power(tau, x, alpha)
-    return jnp.where(alpha > 1, p, jnp.nan)
+    return jnp.where((alpha > 1) & ~jnp.any(jnp.isnan(x)), p, jnp.nan)
 
 
 def _threshold(x, alpha):

@@ -89,10 +89,9 @@ def _with(x, strength):
 
 
 def _soft(x, threshold):
-    return jnp.where(
-        x > threshold, x - threshold, jnp.where(x < -threshold, x + threshold, 0)
-    )
+    moved = jnp.where(x > 0, x - threshold, x + threshold)
+    return jnp.where(jnp.abs(x) <= threshold, 0, moved)  # NaN stays NaN
 
 
 def _positive(x):
-    return jnp.where(x > 0, x, 0)
+    return jnp.where(x <= 0, 0, x)

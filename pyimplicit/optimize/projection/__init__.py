@@ -32,6 +32,7 @@ from .planes import (
     projection_halfspace as projection_halfspace,
     projection_hyperplane as projection_hyperplane,
 )
+from .polyhedron import projection_polyhedron as projection_polyhedron
 from .section import (
     projection_box_section as projection_box_section,
     projection_capped_simplex as projection_capped_simplex,

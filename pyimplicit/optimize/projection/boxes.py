@@ -17,7 +17,7 @@ def projection_non_negative(x, hyperparams=None):
     *Derivative*: 1 where x > 0, else 0 (also at x = 0).
     """
     del hyperparams
-    return jax.tree.map(lambda a: jnp.where(a > 0, a, 0), floats(x))
+    return jax.tree.map(lambda a: jnp.where(a <= 0, 0, a), floats(x))
 
 
 def projection_box(x, hyperparams):

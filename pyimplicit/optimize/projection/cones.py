@@ -142,8 +142,10 @@ def _exponential(x):
     # A harmless point of the general region stands in where it is another region's turn.
     y = jnp.where(general, x, jnp.array([1.0, 1.0, 0.0], x.dtype))
     rho = attach(_ray(jax.lax.stop_gradient(y)), _off_ray, y)
-    height, _ = _coordinates(rho, y)
-    p = height * jnp.stack([rho, jnp.ones_like(rho), jnp.exp(rho)])
+    height, mu = _coordinates(rho, y)
+    # p = y (ρ, 1, e^ρ), or, as y e^ρ = c + μ, what does not overflow for ρ > 0.
+    up, down = jnp.exp(jnp.minimum(rho, 0)), jnp.exp(-jnp.maximum(rho, 0))
+    p = jnp.where(rho < 0, height, y[2] + mu * down) * jnp.stack([rho * down, down, up])
     wall = jnp.stack([a, jnp.zeros_like(b), jnp.where(c > 0, c, 0)])
     p = jnp.where(flat, wall, jnp.where(polar, 0, p))
     return jnp.where(jnp.any(jnp.isnan(still)), jnp.nan, jnp.where(inside, x, p))
@@ -178,12 +180,13 @@ def _off_ray(rho, x):
 
 def _ray(x):
     a, b, _ = x
-    most = jnp.log(jnp.finfo(x.dtype).max) / 2
-    safe = lambda p, q: p / jnp.where(q == 0, 1, q)
-    # y > 0 and μ > 0 bound ρ on one side or both.
-    low = jnp.where(a > 0, 1 - safe(b, a), -most)
-    high = jnp.where(b > 0, safe(a, b), most)
-    low, high = jnp.clip(low, -most, most), jnp.clip(high, -most, most)
+    ratio = lambda p, q: p / jnp.where(q == 0, 1, q)
+    # y > 0 and μ > 0 bound ρ on one side or both; on the other, e^ρ or e^-ρ does.
+    low = jnp.where(a > 0, 1 - ratio(b, a), -jnp.inf)
+    high = jnp.where(b > 0, ratio(a, b), jnp.inf)
+    reach = 3 * jnp.log(jnp.finfo(x.dtype).max)
+    low = jnp.maximum(low, jnp.minimum(high, 0) - reach)
+    high = jnp.minimum(high, jnp.maximum(low, 0) + reach)
 
     def halve(_, bracket):
         low, high = bracket

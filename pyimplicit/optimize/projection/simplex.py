@@ -54,7 +54,8 @@ def _project(x, value):
     count = jnp.maximum(jnp.sum(support), 1)
     tau = (jnp.sum(jnp.where(support, x, 0)) - value) / count
     p = jnp.where(support, jnp.where(x > tau, x - tau, 0), 0)
-    return jnp.where((value >= 0) & jnp.isfinite(tau), p, jnp.nan)
+    ok = (value >= 0) & jnp.isfinite(tau) & ~jnp.any(jnp.isnan(x))
+    return jnp.where(ok, p, jnp.nan)
 
 
 def _support(x, value):
