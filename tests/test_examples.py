@@ -30,6 +30,15 @@ def test_julia_solver():
     assert abs(found["rate_gradient"] - 2) < 0.05
 
 
+@pytest.mark.julia
+def test_julia_root():
+    found = example("julia_root").main()
+    assert found["error_of_rates"] < 1e-4
+    assert abs(found["slope_there"]) < 1e-8
+    assert abs(found["most_of_B"] - 1.266) < 1e-3
+    assert abs(found["rate_gradient"] - 2) < 0.05 and abs(found["rate_hessian"] - 3) < 0.1
+
+
 def test_readme_code_runs_as_it_stands(engine):
     text = (ROOT / "README.md").read_text()
     code = re.findall(r"```python\n(.*?)```", text, re.S)[0]

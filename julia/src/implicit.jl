@@ -6,8 +6,8 @@ The function ``(z₀, θ…) ↦ z`` with ``F(z, θ…) = 0``: a layer that is c
 
 # Arguments
 - `F`: `F(z, θ...)`, as many numbers as `z` has, pure. Plain Julia code for any `Real` needs
-  no rules. It may have an `frule` or an `rrule`, which are used then; one with many
-  parameters should have an `rrule`. What `F` closes over is a constant.
+  no rules: it is differentiated exactly, by dual numbers forwards and by a tape backwards.
+  An `frule` or `rrule` of its own is used instead. What `F` closes over is a constant.
 - `solver`: a [`Newton`](@ref).
 - `jacobian`: how ``∂F/∂z`` is stored. `nothing`: dense. A [`SparsePattern`](@ref): its
   places, on the raveled unknowns (a complex one counts as two real ones). A function
@@ -21,13 +21,13 @@ in the widest precision of the arguments. [`find`](@ref) returns the status as w
 # Derivative
 ``∂F/∂z ż = -∂F/∂θ θ̇`` for a tangent and ``(∂F/∂z)ᵀ λ = z̄``, ``θ̄ = -(∂F/∂θ)ᵀ λ`` for a
 cotangent: one checked solve, with one factorisation at `z`. Second derivatives follow
-from [`Pushforward`](@ref) and [`Pullback`](@ref), if `F` takes dual numbers.
+from [`Pushforward`](@ref) and [`Pullback`](@ref), if `F` is such code.
 
 # Throws
 - [`SolveError`](@ref) if the solve, or that of a derivative, failed.
 - `DimensionMismatch` if `F` returns another number of numbers than `z` has.
-- `ArgumentError` for a Jacobian that is not the one of `F`, or an `F` that refuses dual
-  numbers.
+- `ArgumentError` for a Jacobian that is not the one of `F`, or an `F` that cannot
+  be differentiated.
 
 # Reference
 - Griewank, Walther, *Evaluating Derivatives* (2008), Chapter 15.
@@ -135,8 +135,6 @@ unknown_type(::Real, ::Type{R}) where {R} = R
 unknown_type(::Complex, ::Type{R}) where {R} = Complex{R}
 unknown_type(::AbstractArray{<:Real,N}, ::Type{R}) where {R,N} = Array{R,N}
 unknown_type(::AbstractArray{<:Complex,N}, ::Type{R}) where {R,N} = Array{Complex{R},N}
-real_type(::Union{T,AbstractArray{T}}) where {T<:Number} = real(T)
-moving_type(x) = moves(x) ? real_type(x) : Union{}
 
 function first_guess(z0, θ)
     isempty(z0) && throw(ArgumentError("`z0` must hold at least one number."))
@@ -145,7 +143,7 @@ end
 
 function checked_residual(F, x::Tuple, v::Vector{R}) where {R}
     r = flatten(F(x...))
-    isdual(r) && throw(ArgumentError(
+    isactive(r) && throw(ArgumentError(
         "`$(name(F))` closes over a number that is being differentiated. Pass it as a " *
         "parameter θ."))
     length(r) == length(v) || throw(DimensionMismatch(

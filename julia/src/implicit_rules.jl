@@ -43,7 +43,7 @@ end
 
 # In the precision and the form of the argument.
 like_argument(θ̄::AbstractZero, θ) = θ̄
-like_argument(θ̄, θ) = moves(θ) ? @thunk(ProjectTo(θ)(unthunk(θ̄))) : θ̄
+like_argument(θ̄, θ) = moves(θ) ? ProjectTo(θ)(unthunk(θ̄)) : θ̄
 
 # What F closes over is a constant. If there is something, say so where it is asked for.
 own_cotangent(p) = Base.issingletontype(typeof(p.f)) ? NoTangent() : @not_implemented(
@@ -72,13 +72,11 @@ function curvature(p::Implicit, f::Found, θ, t, w)
     λ = as_vector(z, vec(-solve_at(p, f, θ, flatten(w), true)))
     F = residual(p)
     on_line = map(lift, (z, θ...), (unflatten(z, z_tangent(p, f, θ, t)), t...))
-    Jᵀλ̇ = map(tangent, gradient(F, on_line, on_line[1], 1, λ))
+    Jᵀλ̇ = map(tangent, flatten(gradients(F, on_line, λ)[1]))
     λ̇ = as_vector(z, vec(-solve_at(p, f, θ, Jᵀλ̇, true)))
     weights = map((a, ȧ) -> Dual(a, (ȧ,)), λ, λ̇)
-    return map(θ, Base.tail(on_line), numbers(θ)) do x, moving, i
-        moves(x) || return no_tangent(x)
-        @thunk ProjectTo(x)(unflatten(
-            x, map(tangent, gradient(F, on_line, moving, i + 1, weights))))
+    return map(θ, Base.tail(gradients(F, on_line, weights))) do x, x̄
+        moves(x) ? ProjectTo(x)(unflatten(x, map(tangent, flatten(x̄)))) : x̄
     end
 end
 
@@ -94,7 +92,7 @@ function ChainRulesCore.frule((_, ẋ...)::Tuple, q::Pushforward{<:Implicit}, ar
     θ́, t́ = marked(q, map(unthunk, ẋ))
     z = q.f(args[1], map(twice_lifted, θ, t, θ́, t́)...)
     v = flatten(z)
-    ż, ż₂ = map(a -> tangent(inner(a)), v), map(a -> tangent(tangent(a)), v)
+    ż, ż₂ = map(a -> tangent(value(a)), v), map(a -> tangent(tangent(a)), v)
     return unflatten(z, ż), unflatten(z, ż₂)
 end
 
@@ -102,8 +100,6 @@ end
 twice_lifted(a, t, á, t́) = moves(a) ? lift(lift(a, t), lift(like(a, á), t́)) : a
 like(a, ::AbstractZero) = zero(a)
 like(a, t) = unflatten(a, as_vector(a, flatten(t)))
-inner(x::Dual) = x.value
-inner(x::Real) = x
 
 function ChainRulesCore.rrule(q::Pushforward{<:Implicit,W}, args...) where {W}
     θ, t = marked(q, args)

@@ -1,7 +1,7 @@
 # How the Jacobian J = ∂F/∂z is stored and made, and the checked systems with it.
 #
 # It is dense, or sparse with the places of a `SparsePattern`; in both cases it is made by
-# dual numbers (exactly), unless the user has a function for it.
+# dual numbers, exactly, unless the user has a function for it.
 
 # --- dense factors --------------------------------------------------------------------
 
@@ -128,13 +128,11 @@ function factorise(how::Coloured, F, x::Tuple)
     pattern, colour = how.pattern, how.colour
     v = flatten(x[1])
     length(v) == pattern.n || wrong_jacobian(size(pattern), length(v))
-    T = eltype(v)
+    D = Dual{CHUNK,eltype(v)}
     values = Vector{Float64}(undef, nentries(pattern))
     for first in 1:CHUNK:(how.ncolours)
-        d = map(v, colour) do a, c
-            Dual(a, ntuple(k -> T(c == first + k - 1), Val(CHUNK)))
-        end
-        y = on_duals(F, (unflatten(x[1], d), Base.tail(x)...))
+        d = unit.(D, v, colour .- (first - 1))
+        y = on_active(F, (unflatten(x[1], d), Base.tail(x)...))
         for (e, (i, j)) in enumerate(zip(pattern.rows, pattern.cols))
             k = colour[j] - first + 1
             k in 1:CHUNK && (values[e] = partial(y[i], k))

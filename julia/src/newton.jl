@@ -64,6 +64,7 @@ function find_zero(solver::Newton, F, jacobian, v::Vector{R}) where {R}
     for step in 1:(solver.max_steps)
         r = F(v)
         all(isfinite, r) || return v, NONFINITE, step - 1
+        all(iszero, r) && return v, CONVERGED, step - 1  # be the Jacobian singular or not
         J = jacobian(v)
         Δ, status = solve(J, r)
         status == CONVERGED || return v, status, step - 1

@@ -1,6 +1,6 @@
 # Products with the derivatives of a function of numbers and arrays, by its own rules where
-# it has them, else by dual numbers. Unknowns, values and weights are real vectors here;
-# a complex number is two real ones, so functions need not be holomorphic.
+# it has them, else by active numbers. Unknowns, values and weights are real vectors here; a
+# complex number is two real ones, so functions need not be holomorphic.
 
 # --- numbers and arrays as real vectors -----------------------------------------------
 
@@ -16,10 +16,13 @@ unflatten(x::AbstractArray{<:Real}, v) = reshape(v, size(x))
 unflatten(x::AbstractArray{<:Complex}, v) =
     [complex(v[2i - 1], v[2i]) for i in reshape(1:length(x), size(x))]
 
+# In the precision of `x`.
+as_vector(x, v) = convert(Vector{eltype(flatten(x))}, v)
+
 # Whether `x` can move: numbers and arrays that are not whole.
 moves(x) = false
-moves(::Union{AbstractFloat,Dual,Complex}) = true
-moves(::AbstractArray{T}) where {T} = T <: Union{AbstractFloat,Dual,Complex}
+moves(::Union{AbstractFloat,Active,Complex}) = true
+moves(::AbstractArray{T}) where {T} = T <: Union{AbstractFloat,Active,Complex}
 
 # `x` with the direction `ẋ`, as dual numbers. What moves is lifted where `ẋ` is zero too.
 lift(x, ẋ::AbstractZero) = moves(x) ? lift(x, zero(x)) : x
@@ -34,24 +37,24 @@ function lift(x, ẋ)
 end
 
 """
-    on_duals(F, x) -> Vector
+    on_active(F, x) -> Vector
 
-`F(x...)` on dual numbers; a clear error if `F` refuses them.
+`F(x...)` on active numbers; a clear error if `F` refuses them.
 """
-function on_duals(F, x::Tuple)
+function on_active(F, x::Tuple)
     try
         return flatten(F(x...))
     catch err
-        err isa Union{DualRefused,StackOverflowError} ||
-            err isa MethodError && any(isdual, err.args) || rethrow()
+        err isa Union{ActiveRefused,StackOverflowError} ||
+            err isa MethodError && any(isactive, err.args) || rethrow()
         throw(ArgumentError(
-            "`$(name(F))` must take any `Real`, to be differentiated by dual numbers. " *
+            "`$(name(F))` must take any `Real`, so that it can be differentiated. " *
             "Got $(refusal(err)). Give arrays the type of its arguments (`similar(z)`, " *
             "`zeros(eltype(z), n)`), or define ChainRulesCore.frule and rrule for it."))
     end
 end
 
-refusal(err::DualRefused) = "a conversion to $(err.type)"
+refusal(err::ActiveRefused) = "a conversion to $(err.type)"
 refusal(::StackOverflowError) = "a function that calls itself"
 refusal(err::MethodError) = "no method of `$(name(err.f))` for them"
 
@@ -64,7 +67,7 @@ refusal(err::MethodError) = "no method of `$(name(err.f))` for them"
 """
 function pushforward(F, x::Tuple, ẋ::Tuple)
     result = ChainRulesCore.frule((NoTangent(), ẋ...), F, x...)
-    result === nothing && return map(tangent, on_duals(F, map(lift, x, ẋ)))
+    result === nothing && return map(tangent, on_active(F, map(lift, x, ẋ)))
     y, ẏ = result
     return flatten(densify(unthunk(ẏ), y))
 end
@@ -80,51 +83,51 @@ function pullback(F, x::Tuple, w::Vector)
         y, back = result
         return Base.tail(back(unflatten(y, w)))
     end
-    return map(x, numbers(x)) do a, i
-        moves(a) ? @thunk(unflatten(a, gradient(F, x, a, i, w))) : no_tangent(a)
-    end
+    return gradients(F, x, w)
 end
-
-numbers(x::Tuple) = ntuple(identity, Val(length(x)))
-as_vector(x, v) = convert(Vector{eltype(flatten(x))}, v)
 
 no_tangent(::Union{Integer,AbstractArray{<:Integer}}) = NoTangent()
 no_tangent(x) = Base.issingletontype(typeof(x)) ? NoTangent() : @not_implemented(
     "parameters that are differentiated must be numbers or arrays of floats, unless the " *
     "function has an `rrule` of its own")
 
+# The gradients of wᵀ F with respect to the arguments, by one sweep forwards and one back.
+function gradients(F, x::Tuple, w::Vector)
+    T = promote_type(eltype(w), map(moving_type, x)...)
+    tape = Tape{T}()
+    traced = map(a -> moves(a) ? unflatten(a, trace(tape, flatten(a))) : a, x)
+    x̄ = sweep_back(tape, on_active(F, traced), w)
+    return map(x, traced) do a, t
+        moves(a) ? unflatten(a, [x̄[n.number] for n in flatten(t)]) : no_tangent(a)
+    end
+end
+
+real_type(::Union{T,AbstractArray{T}}) where {T<:Number} = real(T)
+moving_type(x) = moves(x) ? real_type(x) : Union{}
+
 # How many directions are followed at once.
 const CHUNK = 8
 
 # `visit(columns, y)` for the numbers of the argument `a`, which is `x[i]`, a few at a time;
-# the k-th partial of `y` is the derivative in the k-th of these.
+# the k-th partial of `y` is the derivative in the k-th of these. The first argument is dual
+# in any case, so that `F` may take the type of its results from it: `similar(z)`.
 function sweep(visit, F, x::Tuple, a, i::Int)
     v = flatten(a)
-    T = eltype(v)
-    D = Dual{CHUNK,T}
-    d = map(b -> constant(D, b), v)
+    x = (unflatten(x[1], at_rest(flatten(x[1]))), Base.tail(x)...)
+    d = at_rest(v)
     for first in 1:CHUNK:length(v)
         columns = first:min(first + CHUNK - 1, length(v))
         for (k, j) in enumerate(columns)
-            d[j] = Dual(v[j], ntuple(m -> T(m == k), Val(CHUNK)))
+            d[j] = unit(eltype(d), v[j], k)
         end
-        y = on_duals(F, Base.setindex(x, unflatten(a, d), i))
+        y = on_active(F, Base.setindex(x, unflatten(a, d), i))
         # Where `F` does not look at the argument, `y` lacks its directions.
-        visit(columns, map(b -> convert(promote_type(D, typeof(b)), b), y))
+        visit(columns, raise.(eltype(d), y))
         for j in columns
-            d[j] = constant(D, v[j])
+            d[j] = constant(eltype(d), v[j])
         end
     end
 end
 
-# The gradient of wᵀ F with respect to the argument `a`, which is `x[i]`.
-function gradient(F, x::Tuple, a, i::Int, w::Vector)
-    n = length(flatten(a))
-    g = Vector{promote_type(eltype(w), eltype(flatten(a)))}(undef, n)
-    sweep(F, x, a, i) do columns, y
-        for (k, j) in enumerate(columns)
-            g[j] = sum(w[m] * y[m].partials[k] for m in eachindex(w, y))
-        end
-    end
-    return g
-end
+at_rest(v) = constant.(Dual{CHUNK,eltype(v)}, v)
+raise(::Type{D}, y) where {D} = convert(promote_type(D, typeof(y)), y)

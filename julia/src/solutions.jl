@@ -144,8 +144,9 @@ end
 # --- the call ---------------------------------------------------------------------------
 
 function (p::Implicit)(z0, θ...)
-    any(isdual, (z0, θ...)) && return on_dual_parameters(p, primal(z0), θ)
-    return fresh(found(p, z0, θ).solution.value)
+    any(istraced, θ) && return on_traced_parameters(p, primal(z0), θ)
+    any(isactive, θ) && return on_dual_parameters(p, primal(z0), θ)
+    return fresh(found(p, primal(z0), θ).solution.value)
 end
 
 fresh(z::AbstractArray) = copy(z)
@@ -162,7 +163,7 @@ function on_dual_parameters(p::Implicit, z0, θ::Tuple)
     T = promote_type(real_type(z), map(moving_type, θ)...)
     v = convert(Vector{T}, flatten(z))
     for _ in 1:depth(T)
-        r = convert(Vector{T}, on_duals(F, (unflatten(z, v), θ...)))
+        r = convert(Vector{T}, on_active(F, (unflatten(z, v), θ...)))
         v = correct(v, r, R -> solve_at(p, f, primal_θ, R))
     end
     return unflatten(z, v)
@@ -176,4 +177,23 @@ function correct(v::Vector{T}, r::Vector{T}, solve) where {T}
     B = permutedims(@view parts(r)[2:end, :])
     parts(v)[2:end, :] .-= transpose(solve(B))
     return v
+end
+
+istraced(x) = moves(x) && real_type(x) <: Traced
+
+# All derivatives in advance, by dual numbers.
+function on_traced_parameters(p::Implicit, z0, θ::Tuple)
+    x = (z0, map(t -> istraced(t) ? unflatten(t, map(value, flatten(t))) : t, θ)...)
+    z = p(x...)
+    v = convert(Vector{promote_type(map(moving_type, θ)...)}, flatten(z))
+    for (i, t) in enumerate(θ)
+        istraced(t) || continue
+        number = flatten(t)
+        sweep(p, x, x[i + 1], i + 1) do columns, y
+            for (k, j) in enumerate(columns), m in eachindex(v)
+                v[m] = along(v[m], number[j], value(v[m]), 1, y[m].partials[k])
+            end
+        end
+    end
+    return unflatten(z, v)
 end

@@ -10,8 +10,8 @@ const REPOSITORY = dirname(dirname(HERE))  # has the Python half in a checkout
     include("implicit_problems.jl")
     @testset "$name" for name in (
         "formalities", "status", "sparse", "rules", "cache", "assembly", "callable",
-        "xla", "ops", "threads", "dual", "jacobian", "newton", "anderson", "implicit_rules",
-        "solutions")
+        "xla", "ops", "threads", "active", "jacobian", "newton", "anderson",
+        "implicit_rules", "solutions")
         include("test_$name.jl")
     end
     # Threads are chosen when Julia starts.

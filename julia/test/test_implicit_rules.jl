@@ -2,7 +2,7 @@
 
 using ChainRulesCore, ChainRulesTestUtils, FiniteDifferences
 using ImplicitAdjoints, LinearAlgebra, Random, Test
-using ImplicitAdjoints: INACCURATE, SINGULAR, Dual, depth, missing_rule, primal, tangent
+using ImplicitAdjoints: SINGULAR, missing_rule
 
 isdefined(@__MODULE__, :LAYERS) || include("implicit_problems.jl")
 
@@ -106,7 +106,6 @@ end
     @test tangent_of(Ȧ, ZeroTangent()) + tangent_of(NoTangent(), ḃ) ≈ both
     @test tangent_of(ZeroTangent(), NoTangent()) isa ZeroTangent
     _, back = rrule(p.layer, p.z0, A, b)
-    @test back(p.z0)[3] isa AbstractThunk
     @test unthunk(back(@thunk(ones(SIZE)))[4]) == unthunk(back(ones(SIZE))[4])
     for none in (ZeroTangent(), NoTangent(), @thunk(ZeroTangent()))
         @test back(none) == (NoTangent(), ZeroTangent(), ZeroTangent(), ZeroTangent())

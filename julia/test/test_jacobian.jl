@@ -108,11 +108,11 @@ end
             (NoTangent(), NoTangent(), p), layer, ones(12), p)
     end
     @test_throws "must be 2 x 2, as many as there are unknowns. Got 5 x 5" ImplicitRoot(
-        square_minus; jacobian = band_pattern(5))(ones(2), ones(2))
+        square_minus; jacobian = band_pattern(5))(ones(2), 2ones(2))
     @test_throws "Got 3 x 3" ImplicitRoot(
-        square_minus; jacobian = (z, p) -> ones(3, 3))(ones(2), ones(2))
+        square_minus; jacobian = (z, p) -> ones(3, 3))(ones(2), 2ones(2))
     @test_throws "must return a matrix of real numbers. Got Float64" ImplicitRoot(
-        square_minus; jacobian = (z, p) -> 1.0)(ones(2), ones(2))
+        square_minus; jacobian = (z, p) -> 1.0)(ones(2), 2ones(2))
 end
 
 @testset "products by rules and by dual numbers" begin
@@ -125,6 +125,11 @@ end
     Ā, b̄, k̄, s̄ = map(unthunk, pullback(f, x, w))
     @test Ā ≈ 3 * w * (x[2] .^ 2)' && b̄ ≈ 6 * x[2] .* (MATRIX' * w)
     @test k̄ isa NoTangent && s̄ ≈ dot(w, MATRIX * x[2] .^ 2)
+    # F may take the type of its results from z, whatever is differentiated
+    filled(z, p) = (y = similar(z); y .= z .* p; y)
+    @test unthunk(pullback(filled, ([1.0, 2.0], [3.0, 4.0]), [1.0, 1.0])[2]) == [1.0, 2.0]
+    @test pushforward(filled, ([1.0, 2.0], [3.0, 4.0]), (ZeroTangent(), [1.0, 1.0])) ==
+        [1.0, 2.0]
     # Where F does not depend on an argument
     @test unthunk(pullback((a, b) -> 2a, (1.0, [2.0]), [1.0])[2]) == [0.0]
     @test pushforward((a, b) -> 2a, (1.0, [2.0]), (ZeroTangent(), [1.0])) == [0.0]

@@ -55,6 +55,11 @@ flat(z, p) = atan.(z .- p)
     @test s.status == CONVERGED && s.value ≈ p
 end
 
+@testset "a first guess that is a root" begin
+    s = find(the_layer("sqrt").layer, [2.0, 0.0, 3.0], [4.0, 0.0, 9.0])
+    @test s.status == CONVERGED && s.value == [2, 0, 3] && s.iterations == 0
+end
+
 @testset "failures" begin
     status(F, z0, θ...; kw...) =
         find(ImplicitRoot(F; solver = Newton(; kw...)), z0, θ...).status
