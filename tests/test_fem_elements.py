@@ -154,12 +154,6 @@ def test_rates(name):
     np.testing.assert_allclose(rates(make, sizes, exact, solve), expected, atol=0.12)
 
 
-def on_circle(points):
-    radius = np.linalg.norm(points, axis=1)
-    scale = np.where(radius > 0.99 * np.cos(np.pi / 24), 1 / np.maximum(radius, 0.1), 1)
-    return points * scale[:, None]
-
-
 @pytest.mark.parametrize("curved, expected", [(True, (3, 2)), (False, (2, 1.5))])
 def test_curved_boundaries_keep_the_rate(curved, expected):
     """-Δu = f on the disk, u = (1 - r²)(2 + x): with straight sides, u = 0 is imposed in

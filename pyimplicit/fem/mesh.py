@@ -168,7 +168,8 @@ class Mesh:
     def boundary_nodes(self, name: str) -> np.ndarray:
         """Sorted numbers of the nodes of a named boundary.
 
-        "boundary" means the whole exterior boundary where no group has that name.
+        "boundary" means the whole exterior boundary where no group has that name (of
+        curved cells, its vertices; `FunctionSpace.boundary_dofs` has all unknowns).
         """
         if name in self.boundaries:
             return np.unique(self.boundaries[name])
