@@ -68,7 +68,8 @@ function keep!(call::Call, found::Found)
             old.bytes = 0
         end
         SOLUTIONS.kept[call] = found
-        count!(found, 256 + Base.summarysize(call.args) + sizeof(found.solution.value))
+        arrays = (call.args..., found.solution.value)
+        count!(found, 256 + sum(a -> a isa AbstractArray ? sizeof(a) : 8, arrays))
     end
     return found
 end

@@ -33,6 +33,9 @@ end
 turned(z, c) = z * abs(z) - c  # complex, not holomorphic
 exponential(z, p) = exp.(z) - p
 ridge_gradient(z, y, penalty) = DESIGN' * (DESIGN * z - y) + penalty * z
+logistic(t) = 1 / (1 + exp(-t))
+logistic_gradient(z, p) =  # of the likelihood of labels that p predicts, and a prior
+    DESIGN' * (logistic.(DESIGN * z) - logistic.(DESIGN * p)) + 0.1 * (z - p)
 sylvester(Z, A, B) = A * Z + Z * A' .* 0.5 - B
 contraction(z, W, x) = 0.6 * W * z + INPUT * x
 expansion(z, W, x) = 3 * W * z + INPUT * x  # spectral radius 3: no contraction
@@ -82,6 +85,8 @@ const ROOTS = (
     ImplicitProblem("ridge", ImplicitRoot(ridge_gradient), zeros(3),
         (10 * randn(RNG, 8), 20.0),
         (y, penalty) -> (DESIGN' * DESIGN + penalty * I) \ (DESIGN' * y)),
+    ImplicitProblem("logistic", ImplicitRoot(logistic_gradient), zeros(3),
+        ([0.5, -0.2, 2.0],), identity),
     ImplicitProblem("sylvester", ImplicitRoot(sylvester), zeros(SIZE, SIZE),
         (MATRIX, randn(RNG, SIZE, SIZE)),
         (A, B) -> reshape(
