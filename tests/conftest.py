@@ -11,6 +11,7 @@ jax.config.update("jax_enable_x64", True)
 import pyimplicit as pi  # noqa: E402
 
 
+VERSIONS: set[str] = set()  # of the Julias that ran
 REQUIRED = os.environ.get("PYIMPLICIT_REQUIRE_JULIA") == "1"
 
 
@@ -42,12 +43,28 @@ def engine(request):
         yield request.param
 
 
+def pytest_sessionfinish(session):
+    """Each process says which Julia ran in it."""
+    if pi.julia.started():
+        output = getattr(session.config, "workeroutput", None)  # of pytest-xdist
+        if output is None:
+            VERSIONS.add(str(pi.julia.version()))
+        else:
+            output["julia"] = str(pi.julia.version())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    if version := getattr(node, "workeroutput", {}).get("julia"):
+        VERSIONS.add(version)
+
+
 def pytest_terminal_summary(terminalreporter):
     """One line that says whether the Julia half ran."""
     passed = terminalreporter.stats.get("passed", [])
     ran = sum("julia" in report.keywords for report in passed)
     if ran:
-        version = pi.julia.version() if pi.julia.started() else "in subprocesses only"
+        version = ", ".join(sorted(VERSIONS)) or "in subprocesses only"
         line = f"Julia half: ran, Julia {version}, {ran} tests passed"
     else:
         line = f"Julia half: not run ({pi.engine.available()['julia'] or 'deselected'})"
