@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 import pyimplicit as pi
 
@@ -83,7 +82,8 @@ def test_first_order(case):
     cotangents = jax.vjp(ours, *params)[1](w)
     pairs = zip(cotangents, tangents, strict=True)
     close(jnp.vdot(w, t_value), sum(jnp.vdot(c, t) for c, t in pairs), 1e-10)
-    check_grads(ours, params, order=1, modes=["fwd", "rev"], rtol=1e-5, atol=1e-5)
+    moved = lambda h: ours(*(p + h * t for p, t in zip(params, tangents, strict=True)))
+    close((moved(1e-5) - moved(-1e-5)) / 2e-5, t_value, 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ struct Anderson
             "`Anderson(memory)` must not be negative. Got $memory. Use 0 for no mixing."))
         0 < damping <= 1 || throw(ArgumentError(
             "`Anderson(damping)` must lie in (0, 1]. Got $damping. Use 1 for none."))
+        safeguard > 1 || throw(ArgumentError(
+            "`Anderson(safeguard)` must be above 1. Got $safeguard. Use Inf for none."))
         return new(
             memory, damping, regularization, safeguard, start, rtol, atol, max_steps)
     end

@@ -116,7 +116,7 @@ maker(jacobian) = Given{typeof(jacobian)}(jacobian, nothing)
 function factorise(::Nothing, F, x::Tuple)
     n = length(flatten(x[1]))
     A = Matrix{Float64}(undef, n, n)
-    sweep(F, x, x[1], 1) do columns, y
+    sweep(z -> on_active(F, (z, Base.tail(x)...)), x[1]) do columns, y
         for (k, j) in enumerate(columns), i in 1:n
             A[i, j] = y[i].partials[k]
         end

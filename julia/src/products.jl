@@ -66,11 +66,15 @@ refusal(err::MethodError) = "no method of `$(name(err.f))` for them"
 ``∂F/∂x ẋ`` at the arguments `x`, a tuple, with tangents or zeros `ẋ`.
 """
 function pushforward(F, x::Tuple, ẋ::Tuple)
-    result = ChainRulesCore.frule((NoTangent(), ẋ...), F, x...)
+    result = ChainRulesCore.frule((NoTangent(), map(dense_tangent, x, ẋ)...), F, x...)
     result === nothing && return map(tangent, on_active(F, map(lift, x, ẋ)))
     y, ẏ = result
     return flatten(densify(unthunk(ẏ), y))
 end
+
+# Zeros that a user's rule need not know of.
+dense_tangent(x, ẋ) = ẋ
+dense_tangent(x, ẋ::AbstractZero) = moves(x) ? zero(x) : ẋ
 
 """
     pullback(F, x, w) -> Tuple
@@ -108,26 +112,22 @@ moving_type(x) = moves(x) ? real_type(x) : Union{}
 # How many directions are followed at once.
 const CHUNK = 8
 
-# `visit(columns, y)` for the numbers of the argument `a`, which is `x[i]`, a few at a time;
-# the k-th partial of `y` is the derivative in the k-th of these. The first argument is dual
-# in any case, so that `F` may take the type of its results from it: `similar(z)`.
-function sweep(visit, F, x::Tuple, a, i::Int)
+# `visit(columns, y)` for the numbers of `a`, a few at a time: `y` is the vector F(a) on
+# dual numbers, whose k-th partial is the derivative in the k-th of these.
+function sweep(visit, F, a)
     v = flatten(a)
-    x = (unflatten(x[1], at_rest(flatten(x[1]))), Base.tail(x)...)
-    d = at_rest(v)
+    d = constant.(Dual{CHUNK,eltype(v)}, v)
     for first in 1:CHUNK:length(v)
         columns = first:min(first + CHUNK - 1, length(v))
         for (k, j) in enumerate(columns)
             d[j] = unit(eltype(d), v[j], k)
         end
-        y = on_active(F, Base.setindex(x, unflatten(a, d), i))
-        # Where `F` does not look at the argument, `y` lacks its directions.
-        visit(columns, raise.(eltype(d), y))
+        # Where `F` does not look at its argument, `y` lacks the directions.
+        visit(columns, raise.(eltype(d), F(unflatten(a, d))))
         for j in columns
             d[j] = constant(eltype(d), v[j])
         end
     end
 end
 
-at_rest(v) = constant.(Dual{CHUNK,eltype(v)}, v)
 raise(::Type{D}, y) where {D} = convert(promote_type(D, typeof(y)), y)

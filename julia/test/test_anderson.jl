@@ -90,6 +90,7 @@ end
     @test_throws "`Anderson(memory)` must not be negative. Got -1" Anderson(; memory = -1)
     @test_throws "`Anderson(damping)` must lie in (0, 1]. Got 0" Anderson(; damping = 0)
     @test_throws "must lie in (0, 1]. Got NaN" Anderson(; damping = NaN)
+    @test_throws "`Anderson(safeguard)` must be above 1. Got 1" Anderson(; safeguard = 1)
     @test_throws "`Anderson(atol)` must not be negative" Anderson(; atol = -1.0)
     @test_throws "`Anderson(max_steps)` must be at least 1" Anderson(; max_steps = 0)
 end

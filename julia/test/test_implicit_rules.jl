@@ -119,8 +119,7 @@ end
 # With rules of its own, and no way for dual numbers.
 ruled(z::Vector{Float64}, p::Vector{Float64}) = MATRIX * z .^ 3 - p
 ChainRulesCore.frule((_, ż, ṗ), ::typeof(ruled), z, p) =
-    ruled(z, p), (ż isa AbstractZero ? 0 : MATRIX * (3 .* z .^ 2 .* ż)) .-
-        (ṗ isa AbstractZero ? 0 : ṗ)
+    ruled(z, p), MATRIX * (3 .* z .^ 2 .* ż) - ṗ  # it gets no structural zeros
 function ChainRulesCore.rrule(::typeof(ruled), z, p)
     ruled_pullback(r̄) = (NoTangent(), @thunk(3 .* z .^ 2 .* (MATRIX' * r̄)), -r̄)
     return ruled(z, p), ruled_pullback

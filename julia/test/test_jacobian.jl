@@ -107,6 +107,12 @@ end
         @test_throws "must be ∂F/∂z" frule(
             (NoTangent(), NoTangent(), p), layer, ones(12), p)
     end
+    # A derivative that is not finite is the solve's to report, on either side
+    cusp(z, p) = sqrt.(abs.(z)) - p
+    infinite = ImplicitRoot(cusp; jacobian = (z, p) -> [Inf;;], throw = false)
+    finite = ImplicitRoot(cusp; jacobian = (z, p) -> [1.0;;])
+    @test isnan(only(unthunk(rrule(infinite, [0.0], [0.0])[2]([1.0])[3])))
+    @test_throws "must be ∂F/∂z" rrule(finite, [0.0], [0.0])[2]([1.0])
     @test_throws "must be 2 x 2, as many as there are unknowns. Got 5 x 5" ImplicitRoot(
         square_minus; jacobian = band_pattern(5))(ones(2), 2ones(2))
     @test_throws "Got 3 x 3" ImplicitRoot(

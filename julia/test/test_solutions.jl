@@ -76,24 +76,3 @@ end
         clear!()
     end
 end
-
-@testset "many tasks at once" begin
-    layer = ImplicitRoot(banded; jacobian = band_pattern(20))
-    wrong = Threads.Atomic{Int}(0)
-    try
-        limit_cache!(100_000)
-        @sync for task in 1:8
-            Threads.@spawn for k in 1:30
-                p = mod1(k, 7) .* log_profile(20)
-                z̄ = only(Pullback(layer, (false, true))(ones(20), p, ones(20)))
-                layer(ones(20), p) ≈ exp.(p) && z̄ ≈ exp.(p) ||
-                    Threads.atomic_add!(wrong, 1)
-                task == 1 && k % 10 == 0 && clear!()
-            end
-        end
-    finally
-        limit_cache!(2^30)
-        clear!()
-    end
-    @test wrong[] == 0
-end

@@ -4,6 +4,7 @@ using ImplicitAdjoints, LinearAlgebra, Random, Test
 using ImplicitAdjoints: foreach_threaded
 
 isdefined(@__MODULE__, :PROBLEMS) || include("problems.jl")
+isdefined(@__MODULE__, :LAYERS) || include("implicit_problems.jl")
 
 @testset "foreach_threaded" begin
     for n in (0, 1, 2, 3, 1000)
@@ -90,4 +91,25 @@ end
     x = fetch(first(answers))
     @test all(fetch(answers[i]) ≈ x / i for i in 1:12)
     @test counters().analyses == 1 && counters().factorisations == 12
+end
+
+@testset "implicit functions, whose solutions come and go" begin
+    layer = ImplicitRoot(banded; jacobian = band_pattern(20))
+    wrong = Threads.Atomic{Int}(0)
+    try
+        limit_cache!(100_000)
+        @sync for task in 1:8
+            Threads.@spawn for k in 1:30
+                p = mod1(k, 7) .* log_profile(20)
+                z̄ = only(Pullback(layer, (false, true))(ones(20), p, ones(20)))
+                layer(ones(20), p) ≈ exp.(p) && z̄ ≈ exp.(p) ||
+                    Threads.atomic_add!(wrong, 1)
+                task == 1 && k % 10 == 0 && clear!()
+            end
+        end
+    finally
+        limit_cache!(2^30)
+        clear!()
+    end
+    @test wrong[] == 0
 end

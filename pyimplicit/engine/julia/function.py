@@ -41,6 +41,9 @@ def function(f: str | Any, out: Shapes | Callable[..., Shapes]) -> Callable:
     returns a tuple, or a function that makes them from the arguments' shapes and dtypes
     (each argument has `.shape` and `.dtype`).
 
+    An equation needs no solver: `ImplicitRoot(F)` or `ImplicitFixedPoint(f)` of the Julia
+    package is such a callable, (z0, θ...) -> z, with its rules (`out=lambda z0, *p: z0`).
+
     **Returns** a function of arrays. Julia sees plain `Array`s with the same indices
     (column-major; XLA lays them out so), numbers where an argument has rank 0, and
     must not keep or change its arguments. It is called by compiled code on a thread of
