@@ -126,7 +126,7 @@ def _sinkhorn(C, a, b, eps, f0, rtol, max_steps, newton, throw):
     code = jnp.where(
         error <= rtol,
         Status.converged,
-        jnp.where(jnp.isfinite(error), Status.max_steps_reached, Status.nonfinite),
+        jnp.where(jnp.isnan(error), Status.nonfinite, Status.max_steps_reached),
     ).astype(jnp.int32)
     if throw:
         messages = tuple(f"pyimplicit.transport.sinkhorn: {s.message}" for s in Status)
@@ -225,5 +225,5 @@ def _iterate(theta, f0, rtol, max_steps, newton):
         jnp.array(jnp.inf, C.dtype),
         jnp.array(0, jnp.int32),
     )
-    f, _, error, steps = jax.lax.while_loop(going, step, start)
-    return f, jnp.where(jnp.all(jnp.isfinite(f)), error, jnp.nan), steps
+    f, _, _, steps = jax.lax.while_loop(going, step, start)
+    return f, error_of(f, eps) / mass, steps
