@@ -47,6 +47,7 @@ from .optimize import (
     certificate as certificate,
     cone_program as cone_program,
     cones as cones,
+    cvxpy_layer as cvxpy_layer,
     loss as loss,
     lp as lp,
     objective as objective,

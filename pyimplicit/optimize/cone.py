@@ -31,7 +31,8 @@ from ..linear.jacobian import Dense, jacobian_operator
 from ..linear.operator import SparseOperator
 from ..linear.pattern import SparsePattern
 from .cone_host import Clarabel, Structure, solve_conic
-from .cones import Cone, dual_projection
+from .cone_projection import dual_projection
+from .cones import Cone
 from .messages import messages
 from .pseudo_inverse import LeastNorm, SparseLU
 from .small import product, tproduct

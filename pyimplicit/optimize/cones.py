@@ -3,17 +3,8 @@
 import dataclasses
 
 import clarabel
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-
-from ..implicit import attach
-from .projection.cones import (
-    projection_exponential_cone,
-    projection_psd_cone,
-    projection_second_order_cone,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +16,6 @@ class Zero:
     def clarabel(self):
         return clarabel.ZeroConeT(self.dim)
 
-    def dual_projection(self, u):
-        return u
-
 
 @dataclasses.dataclass(frozen=True)
 class Nonnegative:
@@ -37,9 +25,6 @@ class Nonnegative:
 
     def clarabel(self):
         return clarabel.NonnegativeConeT(self.dim)
-
-    def dual_projection(self, u):
-        return jnp.where(u > 0, u, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +36,6 @@ class SecondOrder:
     def clarabel(self):
         return clarabel.SecondOrderConeT(self.dim)
 
-    def dual_projection(self, u):
-        return projection_second_order_cone(u)
-
 
 @dataclasses.dataclass(frozen=True)
 class Exponential:
@@ -63,9 +45,6 @@ class Exponential:
 
     def clarabel(self):
         return clarabel.ExponentialConeT()
-
-    def dual_projection(self, u):
-        return u + projection_exponential_cone(-u)  # Moreau
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +64,6 @@ class Power:
     def clarabel(self):
         return clarabel.PowerConeT(self.alpha)
 
-    def dual_projection(self, u):
-        return u + _power(-u, self.alpha)  # Moreau
-
 
 @dataclasses.dataclass(frozen=True)
 class PSD:
@@ -102,9 +78,6 @@ class PSD:
 
     def clarabel(self):
         return clarabel.PSDTriangleConeT(self.n)
-
-    def dual_projection(self, u):
-        return vectorise(projection_psd_cone(matricise(u, self.n)))
 
 
 Cone = Zero | Nonnegative | SecondOrder | Exponential | Power | PSD
@@ -121,67 +94,3 @@ def matricise(v, n: int):
     j, i = np.tril_indices(n)
     entries = v * np.where(i == j, 1.0, np.sqrt(0.5))
     return jnp.zeros((n, n), v.dtype).at[i, j].set(entries).at[j, i].set(entries)
-
-
-def dual_projection(cones: tuple[Cone, ...], u):
-    """The projection of u onto the product of the dual cones; differentiable."""
-    out, at = [], 0
-    for cone, count in _runs(cones):
-        block = u[at : at + count * cone.dim].reshape(count, cone.dim)
-        one = cone.dual_projection
-        out.append((jax.vmap(one)(block) if count > 1 else one(block[0])).reshape(-1))
-        at += count * cone.dim
-    return jnp.concatenate(out) if out else u
-
-
-def _runs(cones):
-    """Equal cones next to each other, counted: they are one batch."""
-    runs: list[list] = []
-    for cone in cones:
-        if runs and runs[-1][0] == cone:
-            runs[-1][1] += 1
-        else:
-            runs.append([cone, 1])
-    return runs
-
-
-@eqx.filter_jit
-def _power(x, alpha: float):
-    """The projection onto the power cone: with r = |c| of the answer,
-
-        a(r) = ½(a + √(a² + 4 α r (|c| - r))), b(r) likewise,  a(r)^α b(r)^(1-α) = r
-
-    (Hien 2015, *Differential properties of Euclidean projection onto power cone*,
-    doi:10.1007/s00186-015-0514-0). r by bisection, its derivative by that equation.
-    """
-    a, b, c = jax.lax.stop_gradient(x)
-    size = jnp.abs(c)
-    product = lambda a, b: jnp.maximum(a, 0) ** alpha * jnp.maximum(b, 0) ** (1 - alpha)
-    inside = (a >= 0) & (b >= 0) & (product(a, b) >= size)
-    polar = (a <= 0) & (b <= 0) & (product(-a / alpha, -b / (1 - alpha)) >= size)
-    general = ~inside & ~polar & (size > 0)
-    y = jnp.where(general, x, jnp.array([0.0, 0.0, 1.0], x.dtype))
-
-    def ends(r, y):
-        gap = r * (jnp.abs(y[2]) - r)
-        root = lambda v, w: (v + jnp.sqrt(v**2 + 4 * w * gap)) / 2
-        return root(y[0], alpha), root(y[1], 1 - alpha)
-
-    def condition(r, y):
-        a, b = ends(r, y)
-        return alpha * jnp.log(a) + (1 - alpha) * jnp.log(b) - jnp.log(r)
-
-    still = jax.lax.stop_gradient(y)
-
-    def halve(_, bracket):
-        low, high = bracket
-        middle = (low + high) / 2
-        above = condition(middle, still) > 0
-        return jnp.where(above, middle, low), jnp.where(above, high, middle)
-
-    start = jnp.zeros((), x.dtype), jnp.abs(still[2])
-    low, high = jax.lax.fori_loop(0, jnp.finfo(x.dtype).nmant + 8, halve, start)
-    r = attach((low + high) / 2, condition, y)
-    p = jnp.stack([*ends(r, y), jnp.sign(y[2]) * r])
-    flat = jnp.maximum(x, 0.0).at[2].set(0.0)
-    return jnp.where(inside, x, jnp.where(polar, 0.0, jnp.where(general, p, flat)))

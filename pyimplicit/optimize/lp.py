@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from ..linear.operator import SparseOperator
+from .cone_host import Clarabel
 from .qp import InteriorPoint, QPSolution, qp
 from .qp_degenerate import Degenerate
 
@@ -18,7 +19,7 @@ def lp(
     lb: Any = None,
     ub: Any = None,
     *,
-    solver: InteriorPoint | None = None,
+    solver: InteriorPoint | Clarabel | None = None,
     degenerate: Degenerate = "least_norm",
     throw: bool = True,
 ) -> QPSolution:

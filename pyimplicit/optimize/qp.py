@@ -11,6 +11,7 @@ from .._tree import stop_gradient
 from ..engine.failure import fail_unless_zero
 from ..implicit import borrow
 from ..linear.operator import SparseOperator
+from .cone_host import Clarabel
 from .messages import messages
 from .qp_check import indefinite_below, prepare
 from .qp_data import QP, programme, scaled
@@ -18,6 +19,7 @@ from .qp_degenerate import Degenerate, differentiable, policy
 from .qp_interior import interior_point
 from .qp_kkt import Sets
 from .qp_polish import Polished, polish
+from .qp_sparse import sparse_optimum, sparse_programme
 from .small import cholesky, product
 
 
@@ -67,7 +69,7 @@ def qp(
     lb: Any = None,
     ub: Any = None,
     *,
-    solver: InteriorPoint | None = None,
+    solver: InteriorPoint | Clarabel | None = None,
     degenerate: Degenerate = "least_norm",
     throw: bool = True,
 ) -> QPSolution:
@@ -80,7 +82,8 @@ def qp(
     - `A`, `b`: `(p, n)`, `(p,)`; rows may depend on each other.
     - `G`, `h`: `(m, n)`, `(m,)`; an infinite h is no constraint.
     - `lb`, `ub`: `(n,)` or numbers; infinite: no bound; equal: a fixed unknown.
-    - `solver`: `pi.InteriorPoint(...)`.
+    - `solver`: `pi.InteriorPoint(...)` for arrays, batched in JAX; `pi.Clarabel(...)` on the
+      CPU, in double precision, for `SparseOperator`s (any of P, A, G; P may be None).
     - `degenerate`: what the derivative is where there is none in the usual sense:
       "least_norm": the pseudo-inverse of the linearised optimality conditions (for one
       weakly active bound on a unit Hessian: the mean of the one-sided derivatives);
@@ -110,10 +113,16 @@ def qp(
         *Solution point differentiability without strict complementarity* (1984).
         doi:10.1007/BFb0121215 (one-sided derivatives)
     """
-    if any(isinstance(M, SparseOperator) for M in (P, A, G)):
-        raise NotImplementedError("sparse")
-    solver = InteriorPoint() if solver is None else solver
+    sparse = any(isinstance(M, SparseOperator) for M in (P, A, G))
+    if solver is None:
+        solver = Clarabel() if sparse else InteriorPoint()
+    _check_solver(solver, sparse)
     how = policy("qp", degenerate)
+    if isinstance(solver, Clarabel) and how != "least_norm":
+        raise ValueError(
+            "`qp(degenerate=...)` must be 'least_norm' for sparse programmes.\n"
+            f"Got {degenerate!r}.\nPass dense arrays for the others."
+        )
     given = prepare("qp", P, q, A, b, G, h, lb, ub)
     return _qp(given, solver, how, throw)
 
@@ -121,7 +130,7 @@ def qp(
 def _qp(given, solver, how, throw) -> QPSolution:
     # Two programs: the first has no derivative, so that eager transforms share it.
     found = _optimum(stop_gradient(given), solver, throw)
-    return _answer(given, found, how, throw)
+    return _answer(given, found, solver, how, throw)
 
 
 class Optimum(NamedTuple):
@@ -135,25 +144,43 @@ class Optimum(NamedTuple):
 
 @eqx.filter_jit
 def _optimum(given, solver, throw) -> Optimum:
-    problem = programme(*given)
-    hat, scale = scaled(problem)
-    rtol = float(jnp.finfo(problem.q.dtype).eps) ** 0.55
-    rtol = rtol if solver.rtol is None else solver.rtol
-    it = interior_point(hat, rtol, solver.max_steps)
-    status = _screened(problem, it.status)
-    point = scale.unscale(it.x, it.y, it.z)
-    best = polish(problem, *point, it.z > it.s, status == Status.converged)
+    problem = _programme(given, solver)
+    if isinstance(solver, Clarabel):
+        point, status, steps, best = sparse_optimum(problem, solver)
+    else:
+        point, status, steps, best = _dense_optimum(problem, solver)
+    status = _screened(problem, status)
     z, sets = _split_pinned(problem, best.z, best.sets)
     best = best._replace(z=z, sets=sets)
     point = _rays(point, (best.x, best.y, z), status)
     if throw:
         point = fail_unless_zero(point, status, messages("qp"))
-    return Optimum(point, status, it.steps, best)
+    return Optimum(point, status, steps, best)
+
+
+def _programme(given, solver) -> QP:
+    return sparse_programme(given) if isinstance(solver, Clarabel) else programme(*given)
+
+
+def _dense_optimum(problem: QP, solver: InteriorPoint):
+    hat, scale = scaled(problem)
+    rtol = float(jnp.finfo(problem.q.dtype).eps) ** 0.55
+    rtol = rtol if solver.rtol is None else solver.rtol
+    it = interior_point(hat, rtol, solver.max_steps)
+    P = problem.P
+    shift = indefinite_below(P.dtype) * jnp.max(jnp.abs(P), initial=0.0)
+    shift = shift + jnp.finfo(P.dtype).tiny ** 0.5
+    L = cholesky(P + shift * jnp.eye(len(P), dtype=P.dtype))
+    definite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(L)]))
+    status = jnp.where(definite, it.status, jnp.int32(Status.not_positive_definite))
+    point = scale.unscale(it.x, it.y, it.z)
+    best = polish(problem, *point, it.z > it.s, status == Status.converged)
+    return point, status, it.steps, best
 
 
 @eqx.filter_jit
-def _answer(given, found: Optimum, how, throw) -> QPSolution:
-    problem, best = programme(*given), found.best
+def _answer(given, found: Optimum, solver, how, throw) -> QPSolution:
+    problem, best = _programme(given, solver), found.best
     there = found.status == Status.converged
     x, y, z = differentiable(how, problem, found.point, best.sets, best.L, there, throw)
     value = x @ product(problem.P, x) / 2 + problem.q @ x
@@ -169,7 +196,7 @@ def _split_pinned(problem: QP, z, sets: Sets):
     """Where lb = ub, the side that the multiplier's sign names is the active one."""
     if not (problem.C.lower and problem.C.upper):
         return z, sets
-    m, n = problem.C.G.shape
+    m, n = problem.C.shape
     pinned, nu = problem.fixed[m + n :], z[m + n :]
     z = z.at[m + n :].set(jnp.where(pinned, jnp.maximum(nu, 0.0), nu))
     z = z.at[m : m + n].set(jnp.where(pinned, jnp.maximum(-nu, 0.0), z[m : m + n]))
@@ -180,17 +207,23 @@ def _split_pinned(problem: QP, z, sets: Sets):
 
 def _screened(problem: QP, status):
     """The status, after a look at what was given."""
-    P = problem.P
-    shift = indefinite_below(P.dtype) * jnp.max(jnp.abs(P), initial=0.0)
-    L = cholesky(
-        P + (shift + jnp.finfo(P.dtype).tiny ** 0.5) * jnp.eye(len(P), dtype=P.dtype)
-    )
-    definite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(L)]))
-    arrays = P, problem.q, problem.A, problem.b, problem.C.G
+    arrays = jax.tree.leaves((problem.P, problem.q, problem.A, problem.b, problem.C.G))
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in arrays]))
     finite = finite & jnp.all(problem.d > -jnp.inf)  # false for NaN
-    status = jnp.where(definite, status, jnp.int32(Status.not_positive_definite))
     return jnp.where(finite, status, jnp.int32(Status.nonfinite))
+
+
+def _check_solver(solver, sparse: bool) -> None:
+    if not isinstance(solver, InteriorPoint | Clarabel):
+        raise TypeError(
+            "`qp(solver=...)` must be pi.InteriorPoint(...) or pi.Clarabel(...).\n"
+            f"Got {solver!r}.\nLeave it out for a choice by how P, A and G are stored."
+        )
+    if sparse and isinstance(solver, InteriorPoint):
+        raise TypeError(
+            "`qp(solver=InteriorPoint())` takes arrays.\nGot a SparseOperator.\n"
+            "Use pi.Clarabel(), or convert by operator.as_matrix()."
+        )
 
 
 def _rays(point, answer, status):

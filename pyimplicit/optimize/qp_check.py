@@ -1,4 +1,4 @@
-"""Quadratic programmes as they are given: shapes, precision, and what can be seen at once."""
+"""Quadratic programmes as they are given: shapes, precision, what can be seen at once."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 from jax.core import Tracer
 
 from .._tree import arrays
+from ..linear.operator import SparseOperator
 
 
 CHECKED = 1000  # unknowns up to which an untraced P is checked for being convex
@@ -13,12 +14,14 @@ CHECKED = 1000  # unknowns up to which an untraced P is checked for being convex
 
 def prepare(name: str, P, q, A, b, G, h, lb, ub):
     """The arguments as floating arrays of one precision and checked shapes; absent rows
-    have shape (0, n), absent bounds stay None."""
+    have shape (0, n), absent bounds stay None, an absent P is zero (sparse: stays None)."""
     given = {"P": P, "q": q, "A": A, "b": b, "G": G, "h": h, "lb": lb, "ub": ub}
-    given = {k: arrays(v) if v is not None else None for k, v in given.items()}
+    sparse = any(isinstance(v, SparseOperator) for v in given.values())
+    keep = lambda v: v is None or isinstance(v, SparseOperator)
+    given = {k: v if keep(v) else arrays(v) for k, v in given.items()}
     if given["q"] is None or jnp.ndim(given["q"]) != 1:
         raise ValueError(
-            f"`{name}(q=...)` must be a vector.\nGot {_shape(given['q'])}.\n"
+            f"`{name}(q=...)` must be a vector.\nGot {_said(given['q'])}.\n"
             f"For a batch of programmes use jax.vmap over pi.{name}."
         )
     n = given["q"].shape[0]
@@ -26,36 +29,51 @@ def prepare(name: str, P, q, A, b, G, h, lb, ub):
         if (given[rows] is None) != (given[side] is None):
             raise ValueError(
                 f"`{name}({rows}=..., {side}=...)` go together.\nGot {rows}: "
-                f"{_shape(given[rows])}, {side}: {_shape(given[side])}.\nGive both or neither."
+                f"{_said(given[rows])}, {side}: {_said(given[side])}.\n"
+                "Give both or neither."
             )
         if given[rows] is None:
             given[rows], given[side] = jnp.zeros((0, n)), jnp.zeros(0)
+    if given["P"] is None and not sparse:
+        given["P"] = jnp.zeros((n, n))
     m, p = (jnp.size(given[side]) for side in ("h", "b"))
     wanted = {"P": (n, n), "A": (p, n), "b": (p,), "G": (m, n), "h": (m,)}
     for key in ("lb", "ub"):
-        if given[key] is not None:
-            given[key] = (
-                jnp.broadcast_to(given[key], (n,)) if given[key].ndim == 0 else given[key]
-            )
-            wanted[key] = (n,)
+        value, wanted[key] = given[key], (n,)
+        if value is not None and value.ndim == 0:
+            given[key] = jnp.broadcast_to(value, (n,))
     for key, shape in wanted.items():
-        if given[key].shape != shape:
+        if given[key] is not None and _shape(given[key]) != shape:
             raise ValueError(
-                f"`{name}({key}=...)` must have shape {shape}: q has {n} entries"
-                f"{'' if key in ('P', 'lb', 'ub') else ' and there are as many rows as right-hand sides'}"
-                f".\nGot {given[key].shape}.\nFor a batch of programmes use jax.vmap."
+                f"`{name}({key}=...)` must have shape {shape}: {n} unknowns (the length of "
+                f"q), {p} equalities (of b), {m} inequalities (of h).\n"
+                f"Got {_said(given[key])}.\nFor a batch of programmes use jax.vmap."
             )
-    dtype = jnp.result_type(
-        *(v for v in given.values() if v is not None and v.size), jnp.float32
-    )
+    numbers = {k: _numbers(v) for k, v in given.items() if v is not None}
+    dtype = jnp.result_type(*(v for v in numbers.values() if v.size), jnp.float32)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
             f"`{name}` takes real numbers.\nGot {dtype}.\nWrite complex unknowns as real and "
             "imaginary parts."
         )
-    given = {k: None if v is None else v.astype(dtype) for k, v in given.items()}
-    check_values(name, given)
-    return tuple(given.values())
+    check_values(name, numbers)
+    return tuple(_cast(v, dtype) for v in given.values())
+
+
+def _shape(value):
+    if not isinstance(value, SparseOperator):
+        return jnp.shape(value)
+    return value.pattern.shape[::-1] if value.transposed else value.pattern.shape
+
+
+def _numbers(value):
+    return value.values if isinstance(value, SparseOperator) else value
+
+
+def _cast(value, dtype):
+    if isinstance(value, SparseOperator):
+        return SparseOperator(value.pattern, value.values.astype(dtype), value.transposed)
+    return None if value is None else value.astype(dtype)
 
 
 def check_values(name: str, given: dict) -> None:
@@ -88,12 +106,9 @@ def check_values(name: str, given: dict) -> None:
             f"`{name}` needs lb <= ub.\nGot lb = {seen['lb'][j]}, ub = {seen['ub'][j]} for "
             f"unknown {j}.\nSwap them; equal bounds fix an unknown."
         )
-    if "P" in seen and 0 < seen["P"].shape[0] <= CHECKED:
+    if "P" in seen and seen["P"].ndim == 2 and 0 < len(seen["P"]) <= CHECKED:
         P = (seen["P"] + seen["P"].T) / 2
-        (
-            low,
-            *_,
-        ) = np.linalg.eigvalsh(P)
+        low = np.linalg.eigvalsh(P)[0]
         if low < -indefinite_below(P.dtype) * max(abs(P).max(), 1e-300):
             raise ValueError(
                 f"`{name}(P=...)` must be positive semidefinite (the symmetric part counts)."
@@ -107,5 +122,5 @@ def indefinite_below(dtype) -> float:
     return float(jnp.finfo(dtype).eps) ** 0.5
 
 
-def _shape(value) -> str:
-    return "nothing" if value is None else f"shape {jnp.shape(value)}"
+def _said(value) -> str:
+    return "nothing" if value is None else f"shape {_shape(value)}"

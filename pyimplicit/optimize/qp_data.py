@@ -9,27 +9,36 @@ A bound with lb = ub has no interior: its upper row is *fixed*, an equality, and
 row is dead.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .small import product
+from ..linear.operator import SparseOperator
+from .small import product, tproduct
 
 
 class Rows(eqx.Module):
-    """C. `G`: `(m, n)`, m may be 0. `lower`, `upper`: whether those blocks are there."""
+    """C. `G`: `(m, n)`, m may be 0; an array or a `SparseOperator`. `lower`, `upper`:
+    whether those blocks are there."""
 
-    G: jax.Array
+    G: Any
     lower: bool = eqx.field(static=True)
     upper: bool = eqx.field(static=True)
 
     @property
     def m(self) -> int:
-        return self.G.shape[0]
+        return self.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        G = self.G
+        return G.pattern.shape if isinstance(G, SparseOperator) else G.shape
 
     @property
     def size(self) -> int:
-        m, n = self.G.shape
+        m, n = self.shape
         return m + n * (self.lower + self.upper)
 
     def mul(self, x):
@@ -42,7 +51,7 @@ class Rows(eqx.Module):
     def tmul(self, v):
         """Cᵀ v."""
         g, low, up = self.split(v)
-        out = product(self.G.T, g) if self.m else jnp.zeros(self.G.shape[1], v.dtype)
+        out = tproduct(self.G, g) if self.m else jnp.zeros(self.shape[1], v.dtype)
         return out + (up if self.upper else 0.0) - (low if self.lower else 0.0)
 
     def gram(self, w, H):
@@ -58,7 +67,7 @@ class Rows(eqx.Module):
 
     def split(self, v):
         """`(of G, of lb, of ub)`; zeros of shape (n,) where there are no bounds."""
-        m, n = self.G.shape
+        m, n = self.shape
         none = jnp.zeros(n, v.dtype)
         low = v[m : m + n] if self.lower else none
         up = v[v.shape[0] - n :] if self.upper else none
@@ -72,9 +81,9 @@ class QP(eqx.Module):
     dead, and their d counts for nothing.
     """
 
-    P: jax.Array
+    P: Any
     q: jax.Array
-    A: jax.Array
+    A: Any
     b: jax.Array
     C: Rows
     d: jax.Array
@@ -87,17 +96,18 @@ class QP(eqx.Module):
 
 
 def programme(P, q, A, b, G, h, lb, ub) -> QP:
-    """The stacked form; `lb`, `ub` may be None."""
+    """The stacked form; `lb`, `ub` may be None. A sparse P must be symmetric."""
     C = Rows(G, lb is not None, ub is not None)
     parts = [h, *([] if lb is None else [-lb]), *([] if ub is None else [ub])]
     d = jnp.concatenate(parts)
     live, fixed = d < jnp.inf, jnp.zeros(d.shape, bool)
     if lb is not None and ub is not None:
-        m, n = G.shape
+        m, n = C.shape
         pinned = (lb == ub) & jnp.isfinite(ub)
         fixed = fixed.at[m + n :].set(pinned)
         live = live & ~fixed.at[m : m + n].set(pinned)
-    return QP((P + P.T) / 2, q, A, b, C, d, live, fixed)
+    P = P if isinstance(P, SparseOperator) else (P + P.T) / 2
+    return QP(P, q, A, b, C, d, live, fixed)
 
 
 class Scale(eqx.Module):

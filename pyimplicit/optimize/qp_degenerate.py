@@ -30,7 +30,7 @@ from .qp_data import QP, scaled
 from .qp_interior import interior_point
 from .qp_kkt import KKT, KKTSolver, Sets, condense, refined, residual
 from .qp_polish import polish
-from .small import product
+from .small import product, tproduct
 
 
 class Smoothed(eqx.Module):
@@ -145,7 +145,7 @@ def _path_residual(point, given):
     problem, mu = given
     r_x = product(problem.P, x) + problem.q
     r_x = r_x + problem.C.tmul(jnp.where(problem.live | problem.fixed, z, 0.0))
-    r_x = r_x + product(problem.A.T, y) if y.size else r_x
+    r_x = r_x + tproduct(problem.A, y) if y.size else r_x
     r_y = product(problem.A, x) - problem.b if y.size else y
     s = jnp.where(problem.live, mu / jnp.where(problem.live, z, 1.0), 0.0)
     r_z = problem.C.mul(x) - problem.d + s

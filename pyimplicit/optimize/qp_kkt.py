@@ -14,15 +14,22 @@ then takes ρ and δ out again. Should it not converge, or rows be weakly active
 `Sets`), the pseudo-inverse answers, by an SVD that only those who need it pay for.
 """
 
+from typing import Any
+
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import lineax as lx
 
+from ..linear.operator import SparseDirect, SparseOperator
 from .pseudo_inverse import close, pseudo_inverse
 from .qp_data import QP, Rows
-from .small import cholesky, cholesky_solve, product
+from .qp_assemble import assembled
+from .small import cholesky, cholesky_solve, largest, product, tproduct
+
+
+PSEUDO = 2000  # unknowns up to which a sparse programme may take the pseudo-inverse
 
 
 class Sets(eqx.Module):
@@ -42,7 +49,7 @@ def residual(point, given: tuple[QP, Sets], weak_rows: bool = False):
     rows = sets.active | sets.weak if weak_rows else sets.active
     z_on = jnp.where(sets.active | sets.weak, z, 0.0)
     r_x = product(qp.P, x) + qp.q + qp.C.tmul(z_on)
-    r_x = r_x + product(qp.A.T, y) if y.size else r_x
+    r_x = r_x + tproduct(qp.A, y) if y.size else r_x
     r_y = product(qp.A, x) - qp.b if y.size else y
     rest = jnp.where(sets.weak, 0.0, z)
     return r_x, r_y, jnp.where(rows, qp.C.mul(x) - qp.d, rest)
@@ -51,8 +58,8 @@ def residual(point, given: tuple[QP, Sets], weak_rows: bool = False):
 class KKT(lx.AbstractLinearOperator):
     """The matrix above, on vectors (x, y, z)."""
 
-    P: jax.Array
-    A: jax.Array
+    P: Any
+    A: Any
     C: Rows
     row: jax.Array
     col: jax.Array
@@ -66,27 +73,36 @@ class KKT(lx.AbstractLinearOperator):
         diag = jnp.where(on, 0.0, jnp.ones_like(qp.d))
         return cls(qp.P, qp.A, qp.C, row, on, sets.weak, diag)
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        p = (
+            self.A.pattern.shape[0]
+            if isinstance(self.A, SparseOperator)
+            else self.A.shape[0]
+        )
+        return self.C.shape[1], p
+
     def split(self, v):
-        n, p = self.P.shape[0], self.A.shape[0]
+        n, p = self.sizes
         return v[:n], v[n : n + p], v[n + p :]
 
     def mv(self, vector):
         x, y, z = self.split(vector)
         out = product(self.P, x) + self.C.tmul(jnp.where(self.col, z, 0.0))
-        out = out + product(self.A.T, y) if y.size else out
+        out = out + tproduct(self.A, y) if y.size else out
         below = jnp.where(self.row, self.C.mul(x), 0.0) + self.diag * z
         return jnp.concatenate([out, product(self.A, x) if y.size else y, below])
 
     def as_matrix(self):
-        eye = jnp.eye(self.in_size(), dtype=self.P.dtype)
+        eye = jnp.eye(self.in_size(), dtype=self.diag.dtype)
         return jax.vmap(self.mv, in_axes=1, out_axes=1)(eye)
 
     def transpose(self):
         return KKT(self.P, self.A, self.C, self.col, self.row, self.weak, self.diag)
 
     def in_structure(self):
-        size = self.P.shape[0] + self.A.shape[0] + self.C.size
-        return jax.ShapeDtypeStruct((size,), self.P.dtype)
+        size = sum(self.sizes) + self.C.size
+        return jax.ShapeDtypeStruct((size,), self.diag.dtype)
 
     def out_structure(self):
         return self.in_structure()
@@ -105,20 +121,22 @@ for _predicate in (
     _predicate.register(KKT, lambda operator: False)
 
 
-def scales(P, A, C: Rows):
+def scales(K: KKT):
     """ρ and δ: small against P and against the constraints."""
-    top = lambda M: jnp.max(jnp.abs(M), initial=0.0)
-    reg = float(jnp.finfo(P.dtype).eps) ** 0.55
-    p, g = top(P), jnp.maximum(top(A), top(C.G))
-    g = jnp.maximum(g, 1.0) if C.lower or C.upper else g
+    reg = float(jnp.finfo(K.diag.dtype).eps) ** 0.55
+    p, g = largest(K.P), jnp.maximum(largest(K.A), largest(K.C.G))
+    g = jnp.maximum(g, 1.0) if K.C.lower or K.C.upper else g
     g = jnp.where(g > 0, g, 1.0)
     p = jnp.where(p > 0, p, g)
     return reg * p, reg * g**2 / p
 
 
 def condense(K: KKT):
-    """The Cholesky factor of P + ρI + AᵀA/δ + Cᵀ diag(w) C."""
-    rho, delta = scales(K.P, K.A, K.C)
+    """The Cholesky factor of P + ρI + AᵀA/δ + Cᵀ diag(w) C; of sparse matrices the whole
+    matrix, with ρ and δ, as a `SparseOperator` that the engine factorises."""
+    rho, delta = scales(K)
+    if isinstance(K.P, SparseOperator):
+        return assembled(K, rho, delta)
     H = K.P + rho * jnp.eye(K.P.shape[0], dtype=K.P.dtype)
     H = H + K.A.T @ K.A / delta if K.A.shape[0] else H
     return cholesky(K.C.gram(_weights(K, delta), H))
@@ -135,13 +153,15 @@ def refined(K: KKT, L, b):
     space of K is that of x times that of (y, z), on which ρ and δ act as scalars, so no
     step leaves its complement.
     """
-    _, delta = scales(K.P, K.A, K.C)
+    _, delta = scales(K)
     w = _weights(K, delta)
 
     def approximate(b):
+        if isinstance(L, SparseOperator):
+            return SparseDirect().compute(L, b, {})[0]
         b_x, b_y, b_z = K.split(b)
         r = b_x + K.C.tmul(w * b_z)
-        r = r + product(K.A.T, b_y) / delta if b_y.size else r
+        r = r + tproduct(K.A, b_y) / delta if b_y.size else r
         x = cholesky_solve(L, r)
         y = (product(K.A, x) - b_y) / delta if b_y.size else b_y
         rest = jnp.where(K.diag == 0, 0.0, b_z / jnp.where(K.diag == 0, 1.0, K.diag))
@@ -181,6 +201,8 @@ class KKTSolver(lx.AbstractLinearSolver):
         K, L = state
         v, error = refined(K, L, vector)
         bad = ~(error <= close(vector.dtype)) | jnp.any(K.row != K.col)
+        if vector.size > PSEUDO and isinstance(L, SparseOperator):
+            return v, lx.RESULTS.where(~bad, lx.RESULTS.successful, lx.RESULTS.singular), {}
         pseudo = lambda: pseudo_inverse(K.as_matrix(), vector)
         w, ok = jax.lax.cond(eqxi.unvmap_any(bad), pseudo, lambda: (v, ~bad))
         v = jnp.where(bad, w, v)

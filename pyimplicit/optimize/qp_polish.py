@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from .qp_data import QP
 from .qp_kkt import KKT, Sets, condense, refined, residual
-from .small import product
+from .small import largest, product, row_extent, tproduct
 
 
 ROUNDS = 6
@@ -35,9 +35,7 @@ def polish(qp: QP, x, y, z, guess, valid) -> Polished:
     not nothing is tried."""
     live, fixed = qp.live, qp.fixed
     tol = float(jnp.finfo(x.dtype).eps) ** 0.65
-    seen = jnp.concatenate(
-        [jnp.any(qp.C.G != 0, axis=1), jnp.ones(live.size - qp.C.m, bool)]
-    )
+    seen = jnp.concatenate([row_extent(qp.C.G)[0] > 0, jnp.ones(live.size - qp.C.m, bool)])
     live = live & seen  # a row of zeros is never active
     guess = fixed | (live & guess)
     reach = length(qp, x)
@@ -97,7 +95,7 @@ class Measures(NamedTuple):
 def length(qp: QP, x):
     """A size of unknowns that is not zero because the solution happens to be."""
     top = lambda v: jnp.max(jnp.abs(v), initial=0.0)
-    P, G = top(qp.P), jnp.max(jnp.abs(qp.C.G), axis=1, initial=0.0)
+    P, (G, _) = largest(qp.P), row_extent(qp.C.G)
     free = jnp.where(P > 0, top(qp.q) / jnp.where(P > 0, P, 1.0), 0.0)
     h = jnp.where(qp.live, qp.d, 0.0)[: qp.C.m]
     return top(x) + free + top(h / jnp.where(G > 0, G, 1.0))
@@ -106,18 +104,17 @@ def length(qp: QP, x):
 def measure(qp: QP, x, y, z, reach) -> Measures:
     top = lambda v: jnp.max(jnp.abs(v), initial=0.0)
     tiny = jnp.finfo(x.dtype).tiny ** 0.5
-    G = jnp.abs(qp.C.G)
+    widest, total = row_extent(qp.C.G)
     box = jnp.ones(qp.d.size - qp.C.m, x.dtype)
-    widest = jnp.concatenate([jnp.max(G, axis=1, initial=0.0), box])
-    total = jnp.concatenate([jnp.sum(G, axis=1), box])
+    widest, total = jnp.concatenate([widest, box]), jnp.concatenate([total, box])
     bound = qp.live | qp.fixed
     d = jnp.where(bound, qp.d, 0.0)
     s = jnp.where(bound, d - qp.C.mul(x), jnp.inf)
     Px, Cz = product(qp.P, x), qp.C.tmul(z)
-    Ay = product(qp.A.T, y) if y.size else jnp.zeros_like(x)
+    Ay = tproduct(qp.A, y) if y.size else jnp.zeros_like(x)
     force = jnp.max(jnp.stack([top(Px), top(qp.q), top(Cz), top(Ay)])) + tiny
     error = top(Px + qp.q + Cz + Ay) / force
     if y.size:
-        size = jnp.abs(qp.b) + jnp.sum(jnp.abs(qp.A), axis=1) * reach + tiny
+        size = jnp.abs(qp.b) + row_extent(qp.A)[1] * reach + tiny
         error = jnp.maximum(error, top((product(qp.A, x) - qp.b) / size))
     return Measures(s / (jnp.abs(d) + total * reach + tiny), z * widest / force, error)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 
+from ..linear.operator import SparseOperator
+
 
 SMALL = 8  # written out, the code grows with the cube
 
@@ -24,6 +26,22 @@ def tproduct(M, v):
     if isinstance(M, lx.AbstractLinearOperator):
         return M.transpose().mv(v)
     return product(M.T, v)
+
+
+def row_extent(M):
+    """The largest entry and the sum of the entries of each row, in absolute value."""
+    if isinstance(M, SparseOperator):
+        size, rows = jnp.abs(M.values), M.pattern.rows
+        zero = jnp.zeros(M.pattern.shape[0], size.dtype)
+        return zero.at[rows].max(size), zero.at[rows].add(size)
+    size = jnp.abs(M)
+    return jnp.max(size, axis=1, initial=0.0), jnp.sum(size, axis=1)
+
+
+def largest(M):
+    """The largest entry in absolute value; 0 of an empty matrix."""
+    entries = M.values if isinstance(M, SparseOperator) else M
+    return jnp.max(jnp.abs(entries), initial=0.0)
 
 
 def cholesky(H):

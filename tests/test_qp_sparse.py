@@ -1,0 +1,125 @@
+"""Sparse quadratic programmes: the dense ones' answers, and sizes that no dense one has."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import pyimplicit as pi
+
+
+N, P_ROWS, M_ROWS = 8, 2, 5
+
+
+def operator(M):
+    M = sp.coo_array(M)
+    pattern = pi.SparsePattern(M.row, M.col, M.shape)
+    return pattern, jnp.asarray(M.data)
+
+
+def data():
+    """With a fixed unknown, an infinite bound and an infinite right-hand side."""
+    rng = np.random.default_rng(1)
+    some = lambda rows, density: (
+        rng.normal(size=(rows, N)) * (rng.random((rows, N)) < density)
+    )
+    L = some(N, 0.3)
+    P, A, G, x0 = (
+        L @ L.T + 0.1 * np.eye(N),
+        some(P_ROWS, 0.7),
+        some(M_ROWS, 0.5),
+        rng.normal(size=N),
+    )
+    b, h, q = A @ x0, G @ x0 + rng.uniform(0, 0.3, M_ROWS), 3 * rng.normal(size=N)
+    lb, ub = x0 - rng.uniform(0, 1, N), x0 + rng.uniform(0, 1, N)
+    h[2], lb[0], lb[3], ub[3] = np.inf, -np.inf, x0[3], x0[3]
+    return P, q, A, b, G, h, lb, ub
+
+
+WEIGHTS = jnp.asarray(np.random.default_rng(2).normal(size=3 * N + P_ROWS + M_ROWS))
+
+
+def measured(s):
+    return WEIGHTS @ jnp.concatenate([s.x, s.y, s.z, s.z_lb, s.z_ub]), s
+
+
+def test_sparse_is_dense_forwards_backwards_and_twice():
+    P, q, A, b, G, h, lb, ub = data()
+    patterns, values = zip(*map(operator, (P, A, G)), strict=True)
+
+    def sparse(P, q, A, b, G, h, lb, ub):
+        P, A, G = (
+            pi.SparseOperator(p, v) for p, v in zip(patterns, (P, A, G), strict=True)
+        )
+        return measured(pi.qp(P, q, A, b, G, h, lb, ub))
+
+    dense = lambda *args: measured(pi.qp(*args))
+    pick = lambda M, k: M[patterns[k].rows, patterns[k].cols]
+    rest = tuple(map(jnp.asarray, (b, h, lb, ub)))
+    ours = values[0], q, values[1], rest[0], values[2], *rest[1:]
+    got, s = jax.grad(sparse, range(8), has_aux=True)(*ours)
+    wanted, t = jax.grad(dense, range(8), has_aux=True)(P, q, A, b, G, h, lb, ub)
+    P_, q_, A_, b_, G_, *bounds = wanted
+    wanted = pick(P_, 0), q_, pick(A_, 1), b_, pick(G_, 2), *bounds
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9)
+    for name in ("x", "y", "z", "z_lb", "z_ub", "value"):
+        np.testing.assert_allclose(getattr(s, name), getattr(t, name), atol=1e-9)
+    of_q = lambda f: (
+        lambda q: (
+            f(ours[0], q, *ours[2:])[0]
+            if f is sparse
+            else f(P, q, A, rest[0], G, *rest[1:])[0]
+        )
+    )
+    direction = jnp.linspace(-1.0, 1.0, N)
+    curve = lambda f: jax.jit(lambda q: jax.jvp(jax.grad(of_q(f)), (q,), (direction,)))(
+        jnp.asarray(q)
+    )
+    for a, b in zip(curve(sparse), curve(dense), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-8)
+
+
+def chain(n):
+    """min ½‖x - t‖² with |x_{i+1} - x_i| ≤ w: the projection on slowly varying signals."""
+    i = np.arange(n - 1)
+    rows = np.concatenate([i, i, n - 1 + i, n - 1 + i])
+    cols = np.concatenate([i, i + 1, i, i + 1])
+    G = pi.SparsePattern(rows, cols, (2 * n - 2, n))
+    values = jnp.asarray(np.repeat([-1.0, 1.0, 1.0, -1.0], n - 1))
+    eye = pi.SparsePattern(np.arange(n), np.arange(n), (n, n))
+    P = pi.SparseOperator(eye, jnp.ones(n))
+    return P, pi.SparseOperator(G, values)
+
+
+def test_a_large_chain_obeys_the_envelope_theorem():
+    n = 3000
+    P, G = chain(n)
+    t = jnp.asarray(np.cumsum(np.random.default_rng(0).normal(size=n)))
+
+    def value(t, w):
+        s = pi.qp(P, -t, G=G, h=w * jnp.ones(2 * n - 2))
+        return s.value, s
+
+    (t_bar, w_bar), s = jax.grad(value, (0, 1), has_aux=True)(t, jnp.array(0.5))
+    assert s.stats["polished"] and (s.z > 1e-6).sum() > n / 10
+    np.testing.assert_allclose(t_bar, -s.x, atol=1e-7)
+    np.testing.assert_allclose(w_bar, -s.z.sum(), rtol=1e-7)
+
+
+def test_sparse_failures_are_statuses():
+    eye = pi.SparsePattern([0, 1], [0, 1], (2, 2))
+    A = pi.SparseOperator(pi.SparsePattern([0, 0], [0, 1], (1, 2)), jnp.ones(2))
+    solve = lambda p, q, lb: pi.qp(
+        pi.SparseOperator(eye, p), q, A, jnp.ones(1), lb=lb, throw=False
+    )
+    ones = jnp.ones(2)
+    assert solve(ones, ones, 0 * ones).status == pi.Status.converged
+    assert solve(ones, ones, ones).status == pi.Status.infeasible
+    assert solve(-ones, ones, 0 * ones).status == pi.Status.not_positive_definite
+    assert jnp.isnan(jax.grad(lambda q: solve(ones, q, ones).x.sum())(ones)).all()
+    free = pi.lp(jnp.array([1.0, -1.0]), A, jnp.ones(1), throw=False)
+    assert free.status == pi.Status.unbounded and free.x @ jnp.array([1.0, -1.0]) < 0
+    with pytest.raises(TypeError, match="takes arrays"):
+        pi.qp(A, ones, solver=pi.InteriorPoint(), G=A, h=jnp.ones(1))
