@@ -33,7 +33,8 @@ class Anderson(optx.AbstractFixedPointSolver):
 
     With g = f(z) - z and the last `memory` changes ΔG, ΔZ, one evaluation a step:
     γ = argmin ‖g - ΔG γ‖, z ← z + β (g - ΔG γ) - ΔZ γ. On a linear map with `memory` ≥ n
-    these are the iterates of GMRES: n + 1 evaluations, also where Picard diverges.
+    these are the iterates of GMRES, done after n + 1 evaluations (and one to see it), also
+    where Picard diverges.
 
     **Arguments:**
 
