@@ -83,7 +83,8 @@ def orthant(theta):  # the transform table's quadratic programme
     b, t = theta
     Q = jnp.array([[2.0 + t**2, jnp.sin(t)], [jnp.sin(t), 3.0 + t]])
     sol = pi.cone_program(
-        Q, jnp.array([-4.0, 3.0]), jnp.array([[1.0, 0.0]]), b[None], [pi.cones.Nonnegative(1)],
+        Q, jnp.array([-4.0, 3.0]), jnp.array([[1.0, 0.0]]), b[None],
+        [pi.cones.Nonnegative(1)],
         solver=TIGHT,
     )  # fmt: skip
     return jnp.concatenate([sol.x, sol.z])

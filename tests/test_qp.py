@@ -1,5 +1,7 @@
 """Quadratic programmes: optima, multipliers, every transform, every degenerate case."""
 
+import functools
+
 import clarabel
 import jax
 import jax.numpy as jnp
@@ -184,7 +186,8 @@ def test_multipliers_far_from_one(multiplier):
 
 
 def test_the_envelope_theorem():
-    # ∇_P = ½xxᵀ, ∇_q = x, ∇_A = yxᵀ, ∇_b = -y, ∇_G = zxᵀ, ∇_h = -z, ∇_lb = z_lb, ∇_ub = -z_ub
+    # ∇_P = ½xxᵀ, ∇_q = x, ∇_A = yxᵀ, ∇_b = -y, ∇_G = zxᵀ, ∇_h = -z, ∇_lb = z_lb,
+    # ∇_ub = -z_ub
     # of the optimal value: known without any adjoint.
     kinds = ["full", "lp", "scaled", "full"] * 6
     _, batch = stacked(np.random.default_rng(5), kinds, dependent=False)
@@ -196,7 +199,8 @@ def test_the_envelope_theorem():
     gradient, s = jax.grad(values, range(8), has_aux=True)(*batch)
     outer = lambda a, b: a[:, :, None] * b[:, None, :]
     wanted = (
-        outer(s.x, s.x) / 2, s.x, outer(s.y, s.x), -s.y, outer(s.z, s.x), -s.z, s.z_lb, -s.z_ub,
+        outer(s.x, s.x) / 2, s.x, outer(s.y, s.x), -s.y, outer(s.z, s.x), -s.z,
+        s.z_lb, -s.z_ub,
     )  # fmt: skip
     for name, g, w in zip("P q A b G h lb ub".split(), gradient, wanted, strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-7, atol=1e-7, err_msg=name)
@@ -208,7 +212,8 @@ def test_gradients_agree_with_finite_differences():
     n, p, m = 5, 1, 4
     L = rng.normal(size=(n, n))
     data = (
-        L @ L.T + np.eye(n), 5 * rng.normal(size=n), rng.normal(size=(p, n)), rng.normal(size=p),
+        L @ L.T + np.eye(n), 5 * rng.normal(size=n),
+        rng.normal(size=(p, n)), rng.normal(size=p),
         rng.normal(size=(m, n)), rng.normal(size=m), -np.full(n, 0.4), np.full(n, 0.7),
     )  # fmt: skip
     data = tuple(map(jnp.asarray, data))
@@ -224,9 +229,10 @@ def test_gradients_agree_with_finite_differences():
     assert (
         pi.certificate(s).margin > 1e-3 and (s.z_lb + s.z_ub > 0).any() and (s.z > 0).any()
     )
-    for k in range(3):
+    along = lambda t, step: loss(jax.tree.map(lambda a, d: a + t * d, data, step))
+    for _ in range(3):
         step = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), data)
-        at = lambda t, step=step: loss(jax.tree.map(lambda a, d: a + t * d, data, step))
+        at = functools.partial(along, step=step)
         eps = 1e-5
         difference = (at(eps) - at(-eps)) / (2 * eps)
         slope = sum(jnp.sum(g * d) for g, d in zip(gradient, step, strict=True))

@@ -71,8 +71,9 @@ def cone_program(
     - `P`: `(n, n)`, positive semidefinite (of a non-symmetric P the symmetric part counts),
       an array or a `SparseOperator`, or None for zero.
     - `q`: `(n,)`. `A`: `(m, n)`, an array or a `SparseOperator`. `b`: `(m,)`.
-    - `cones`: `pi.cones.Zero(dim)`, `Nonnegative(dim)`, `SecondOrder(dim)`, `Exponential()`,
-      `Power(alpha)`, `PSD(n)`, in the order of the rows of A, m rows in all.
+    - `cones`: `pi.cones.Zero(dim)`, `Nonnegative(dim)`, `SecondOrder(dim)`,
+      `Exponential()`, `Power(alpha)`, `PSD(n)`, in the order of the rows of A, m rows in
+      all.
     - `solver`: `pi.Clarabel(tol=...)`.
     - `throw`: raise on failure. False: `status` says what happened; derivatives are NaN.
 

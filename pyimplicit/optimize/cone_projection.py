@@ -1,4 +1,4 @@
-"""Projections onto dual cones, differentiable: what the optimality conditions are made of."""
+"""Projections onto dual cones, differentiable: what optimality conditions are made of."""
 
 import equinox as eqx
 import jax

@@ -13,7 +13,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
@@ -47,7 +46,8 @@ def cvxpy_layer(
     - `variables`: `cvxpy.Variable`s of it, and constraints of it, whose dual variables are
       then returned (with CVXPY's signs; not with `gp`).
     - `gp`: a geometric programme.
-    - `solver`: `pi.InteriorPoint(...)` for quadratic, `pi.Clarabel(...)` for other problems.
+    - `solver`: `pi.InteriorPoint(...)` for quadratic problems, `pi.Clarabel(...)` for
+      others.
     - `throw`: raise on failure; False: NaN values and derivatives.
 
     **Returns:** `layer(*values) -> tuple`, one array for each variable, in CVXPY's shapes.
@@ -164,8 +164,8 @@ def _canonical(problem, parameters, variables, gp: bool) -> _Form:
     form, dims = data["param_prob"], data["dims"]
     if data.get("lower_bounds") is not None or data.get("upper_bounds") is not None:
         raise ValueError(
-            "`cvxpy_layer` takes bounds as constraints.\nGot a canonical form with bounds on "
-            "its variables.\nWrite them in `constraints`."
+            "`cvxpy_layer` takes bounds as constraints.\nGot a canonical form with bounds "
+            "on its variables.\nWrite them in `constraints`."
         )
     ids, to_log = _ids(parameters, chain, gp)
     n = form.x.size
@@ -184,7 +184,7 @@ def _canonical(problem, parameters, variables, gp: bool) -> _Form:
             raise ValueError(
                 "`cvxpy_layer(parameters=...)` must have no structural attributes.\n"
                 f"Got {p.name()}, of which CVXPY keeps another representation.\nTake a "
-                "plain Parameter (symmetric=True and PSD=True are promises about its value)."
+                "plain Parameter (symmetric=True and PSD=True are promises about values)."
             )
         at += p.size
     keep = order >= 0
@@ -311,22 +311,24 @@ def _check(problem, parameters, variables, gp: bool) -> None:
         import cvxpy as cp
     except ImportError as err:
         raise ImportError(
-            "`cvxpy_layer` needs CVXPY.\nGot none.\nInstall it: pip install pyimplicit[cvxpy]"
+            "`cvxpy_layer` needs CVXPY.\nGot none.\n"
+            "Install it: pip install pyimplicit[cvxpy]"
         ) from err
     if not isinstance(problem, cp.Problem):
         raise TypeError(
             "`cvxpy_layer(problem, ...)` must be a cvxpy.Problem.\n"
-            f"Got {type(problem).__name__}.\nBuild one with cvxpy.Problem(objective, constraints)."
+            f"Got {type(problem).__name__}.\n"
+            "Build one with cvxpy.Problem(objective, constraints)."
         )
     rules, good = ("DGP", problem.is_dgp) if gp else ("DCP", problem.is_dcp)
     if not good(dpp=True):
         plain = (
-            f"It is {rules}, so a product of parameters, or of a parameter and one in another term, is the reason."
+            f"It is {rules}, so a product of parameters is the reason."
             if good()
             else f"It is not {rules} either."
         )
         raise ValueError(
-            f"`cvxpy_layer` needs a problem that is DPP, disciplined in its parameters too.\n"
+            "`cvxpy_layer` needs a problem that is DPP, disciplined in its parameters.\n"
             f"Got one that is not. {plain}\nMake each product of parameters a parameter of "
             "its own, or a variable equal to it; see CVXPY's tutorial on DPP."
         )
@@ -340,14 +342,14 @@ def _check(problem, parameters, variables, gp: bool) -> None:
     if set(given) != set(have) or len(set(given)) != len(given):
         raise ValueError(
             "`cvxpy_layer(parameters=...)` must be the problem's parameters, each once.\n"
-            f"Got {[str(p) for p in parameters]}; the problem has {sorted(have.values())}.\n"
+            f"Got {[str(p) for p in parameters]} for {sorted(have.values())}.\n"
             "Constants need no parameter."
         )
     known = {v.id for v in problem.variables()} | {c.id for c in problem.constraints}
     for v in variables:
         if getattr(v, "id", None) not in known:
             raise ValueError(
-                "`cvxpy_layer(variables=...)` must be variables or constraints of the problem."
+                "`cvxpy_layer(variables=...)` must be variables or constraints of it."
                 f"\nGot {v}.\nExpressions: make a variable equal to them."
             )
     if gp and any(not isinstance(v, cp.Variable) for v in variables):

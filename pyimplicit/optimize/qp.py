@@ -44,7 +44,8 @@ class QPSolution(eqx.Module):
     `programme`, `sets`: the programme and its active rows, for `pi.certificate`.
 
     An infeasible programme has in (y, z, z_lb, z_ub) a ray that proves it (Farkas): Aᵀy +
-    Gᵀz - z_lb + z_ub = 0 and bᵀy + hᵀz - lbᵀz_lb + ubᵀz_ub < 0; an unbounded one in x a ray.
+    Gᵀz - z_lb + z_ub = 0 and bᵀy + hᵀz - lbᵀz_lb + ubᵀz_ub < 0; an unbounded one has a ray
+    in x.
     """
 
     x: jax.Array
@@ -82,15 +83,15 @@ def qp(
     - `A`, `b`: `(p, n)`, `(p,)`; rows may depend on each other.
     - `G`, `h`: `(m, n)`, `(m,)`; an infinite h is no constraint.
     - `lb`, `ub`: `(n,)` or numbers; infinite: no bound; equal: a fixed unknown.
-    - `solver`: `pi.InteriorPoint(...)` for arrays, batched in JAX; `pi.Clarabel(...)` on the
-      CPU, in double precision, for `SparseOperator`s (any of P, A, G; P may be None).
+    - `solver`: `pi.InteriorPoint(...)` for arrays, batched in JAX; `pi.Clarabel(...)` on
+      the CPU, in double precision, for `SparseOperator`s (any of P, A, G; P may be None).
     - `degenerate`: what the derivative is where there is none in the usual sense:
       "least_norm": the pseudo-inverse of the linearised optimality conditions (for one
       weakly active bound on a unit Hessian: the mean of the one-sided derivatives);
       "one_sided": in forward mode the directional derivative, by a quadratic programme for
       the tangent; reverse mode is an error at a kink; "smoothed", or `pi.Smoothed(mu)`:
       the derivative of the central path at slack times multiplier = mu.
-    - `throw`: raise on failure. False: `status` says what happened, and derivatives are NaN.
+    - `throw`: raise on failure. False: `status` says what happened, derivatives are NaN.
 
     A batch by `jax.vmap` is one batched solve, in which each programme stops by itself.
 

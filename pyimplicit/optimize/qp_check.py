@@ -53,8 +53,8 @@ def prepare(name: str, P, q, A, b, G, h, lb, ub):
     dtype = jnp.result_type(*(v for v in numbers.values() if v.size), jnp.float32)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
-            f"`{name}` takes real numbers.\nGot {dtype}.\nWrite complex unknowns as real and "
-            "imaginary parts."
+            f"`{name}` takes real numbers.\nGot {dtype}.\nWrite complex unknowns as real "
+            "and imaginary parts."
         )
     check_values(name, numbers)
     return tuple(_cast(v, dtype) for v in given.values())
@@ -92,7 +92,7 @@ def check_values(name: str, given: dict) -> None:
         if not allowed.all():
             where = tuple(int(i) for i in np.argwhere(~allowed)[0])
             raise ValueError(
-                f"`{name}({key}=...)` must be finite (no bound: +inf in h and ub, -inf in lb)."
+                f"`{name}({key}=...)` must be finite (no bound: inf in h, ub, -inf in lb)."
                 f"\nGot {value[where]} at {where}.\nLook where it comes from, e.g. with "
                 "jax.config.update('jax_debug_nans', True)."
             )
@@ -111,7 +111,7 @@ def check_values(name: str, given: dict) -> None:
         low = np.linalg.eigvalsh(P)[0]
         if low < -indefinite_below(P.dtype) * max(abs(P).max(), 1e-300):
             raise ValueError(
-                f"`{name}(P=...)` must be positive semidefinite (the symmetric part counts)."
+                f"`{name}(P=...)` must be positive semidefinite: its symmetric part."
                 f"\nGot a smallest eigenvalue of {low:.3g}.\nFor a minimum that is not "
                 "global use pi.minimize; for a maximum change signs."
             )

@@ -51,7 +51,8 @@ def policy(name: str, degenerate: Degenerate):
         return degenerate
     raise ValueError(
         f"`{name}(degenerate=...)` must be 'least_norm', 'one_sided' or 'smoothed'.\n"
-        f"Got {degenerate!r}.\nIf in doubt leave it out; pi.Smoothed(mu) chooses how smooth."
+        f"Got {degenerate!r}.\n"
+        "If in doubt leave it out; pi.Smoothed(mu) chooses how smooth."
     )
 
 
@@ -72,9 +73,9 @@ def _plan(matrix, solver, throw) -> Linearisation:
 
 
 KINK = (
-    "pyimplicit.qp(degenerate='one_sided'): a constraint is weakly active, so the derivative "
-    "is one-sided and no linear map: it has no transpose. (a) Use forward mode (jax.jvp); "
-    "(b) take degenerate='least_norm' or 'smoothed'"
+    "pyimplicit.qp(degenerate='one_sided'): a constraint is weakly active, so the "
+    "derivative is one-sided and no linear map: it has no transpose. (a) Use forward mode "
+    "(jax.jvp); (b) take degenerate='least_norm' or 'smoothed'"
 )
 
 

@@ -8,9 +8,10 @@ W = diag(z/s) a Newton step solves
     [C      -W⁻¹] [dz]   [-t/w]       (P + ρI + AᵀA/δ + CᵀWC) dx = …
 
 one Cholesky factorisation a step, whatever the number of constraints. ρ and δ (also added
-to W⁻¹, which bounds the condition number) are those of the proximal method of multipliers (Friedlander, Orban 2012,
-doi:10.1007/s12532-012-0035-2): the right-hand sides are those of the programme itself, so
-its solution is not perturbed, and P = 0 or dependent rows of A do no harm.
+to W⁻¹, which bounds the condition number) are those of the proximal method of multipliers
+(Friedlander, Orban 2012, doi:10.1007/s12532-012-0035-2): the right-hand sides are those of
+the programme itself, so its solution is not perturbed, and P = 0 or dependent rows of A do
+no harm.
 
 Mehrotra 1992, doi:10.1137/0802028; Vandenberghe 2010, *The CVXOPT linear and quadratic
 cone program solvers*, for the start and the step.

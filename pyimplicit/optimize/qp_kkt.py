@@ -24,8 +24,8 @@ import lineax as lx
 
 from ..linear.operator import SparseDirect, SparseOperator
 from .pseudo_inverse import close, pseudo_inverse
-from .qp_data import QP, Rows
 from .qp_assemble import assembled
+from .qp_data import QP, Rows
 from .small import cholesky, cholesky_solve, largest, product, tproduct
 
 

@@ -48,7 +48,7 @@ def cholesky(H):
     """A factor for `cholesky_solve`: the lower triangle, NaN if H is not positive."""
     n = H.shape[0]
     if n > SMALL:
-        # LAPACK wants columns, XLA keeps rows: the transpose of a symmetric H costs nothing.
+        # LAPACK wants columns, XLA keeps rows: the transpose of a symmetric H is free.
         return jax.lax.linalg.cholesky(H.T, symmetrize_input=False)
     rows: list[list] = []
     for i in range(n):

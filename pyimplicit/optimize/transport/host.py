@@ -8,7 +8,6 @@ import functools
 
 import jax
 import numpy as np
-import scipy.optimize as so
 import scipy.sparse as sp
 
 from ..._status import Status
@@ -47,6 +46,8 @@ def _transport(inputs, outputs, attributes) -> None:
 
 
 def _assignment(inputs, outputs, attributes) -> None:
+    import scipy.optimize as so  # dear to import, and few need it
+
     del attributes
     (C,), (columns, status) = inputs, outputs
     for at in np.ndindex(status.shape):
@@ -67,15 +68,15 @@ def _sample(x, at):
 
 
 def _simplex(C, a, b):
+    import scipy.optimize as so
+
     n, m = C.shape
     nothing = np.zeros(n + m - 1, np.int32)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return nothing, Status.nonfinite
     rows = sp.kron(sp.eye_array(n), np.ones((1, m)))
     cols = sp.kron(np.ones((1, n)), sp.eye_array(m))
-    A = sp.csc_array(sp.vstack([rows, cols]))[
-        :-1
-    ]  # the last equation follows from the others
+    A = sp.csc_array(sp.vstack([rows, cols]))[:-1]  # the last one follows from the others
     allowed = np.isfinite(C).ravel()
     costs = np.where(allowed, C.ravel(), 0)
     bounds = np.stack([np.zeros(n * m), np.where(allowed, np.inf, 0)], 1)
