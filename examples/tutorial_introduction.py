@@ -26,14 +26,19 @@ LAYERS = {
 
 
 class TanhLayer(eqx.Module):
-    """z = tanh(W z + x), `(n,)`."""
+    """z = tanh(W z + x), `(n,)`; W is scaled down to norm `bound` where it is larger, so
+    that training keeps the fixed point unique."""
 
     W: jax.Array
     options: dict = eqx.field(static=True)
+    bound: float | None = eqx.field(static=True, default=None)
 
     def __call__(self, x):
+        W = self.W
+        if self.bound is not None:
+            W = W * jnp.minimum(1.0, self.bound / jnp.linalg.norm(W, 2))
         fn = lambda z, p: jnp.tanh(p[0] @ z + p[1])
-        return pi.fixed_point(fn, jnp.tanh(x), (self.W, x), **self.options).value
+        return pi.fixed_point(fn, jnp.tanh(x), (W, x), **self.options).value
 
 
 class Classifier(eqx.Module):
@@ -48,7 +53,8 @@ class Classifier(eqx.Module):
         self.first = eqx.nn.Linear(2, n, key=a)
         W = 0.5 * jax.random.normal(b, (n, n)) / jnp.sqrt(n)
         options: dict[str, Any] = dict(rtol=1e-4, atol=1e-4, max_steps=50)
-        self.layer = TanhLayer(W, {**LAYERS["Newton, implicit"], **options})
+        options = {**LAYERS["Newton, implicit"], **options}
+        self.layer = TanhLayer(W, options, bound=0.9)
         self.last = eqx.nn.Linear(n, 2, key=c)
 
     def __call__(self, x):

@@ -324,7 +324,7 @@ def test_spectral_convolution_is_one():
 
 
 def test_dropout_masks_are_arguments():
-    deq = pi.deq.DEQ(pi.deq.MLPCell(N, K, key=KEY), pi.Picard())
+    deq = pi.deq.DEQ(pi.deq.MLPCell(N, K, bound=0.5, key=KEY), pi.Picard())
     mask = pi.deq.dropout_mask(KEY, (N,), 0.4)
     assert set(np.round(np.asarray(mask), 6)) <= {0.0, round(1 / 0.6, 6)}
     z = deq(X, mask).value
