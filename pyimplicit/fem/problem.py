@@ -8,7 +8,6 @@ import numpy as np
 import optimistix as optx
 
 from .._status import Solution
-from ..engine.failure import fail_unless_zero
 from ..linear import SparsePattern, sparse_solve
 from ..linear.pattern import Structure
 from . import assembly, newton
@@ -19,15 +18,10 @@ from .condense import Condensation, like
 from .constraints import Nullspace, Tie, combination, modes_of, periodic as periodic_tie
 from .dirichlet import Dirichlet
 from .linearity import Nature, check_form, names_of
+from .moved import dof_points, moved
 from .operators import points_of
 from .space import Space
 from .values import as_numbers, common_dtype
-
-
-FOLDED = (
-    "`solve(points=...)`: a cell of the moved mesh folds over (det ∂x/∂ξ <= 0): move the "
-    "points less, smooth the motion inside, or mesh anew"
-)
 
 
 class Problem:
@@ -175,7 +169,7 @@ class Problem:
         """
         V = self.V
         load = None if load is None else self._check_load(load)
-        at = None if points is None else self._moved(points, throw)
+        at = None if points is None else moved(self.V, self.form, points, throw)
         parts = self._given(dirichlet, at)
         found, dtype = self._interpret(coefficients or {}, parts, load, at)
         given = self._values(parts, dtype)
@@ -206,7 +200,7 @@ class Problem:
         """The matrix of the free unknowns of a linear problem: its entries `(nnz,)`, which
         are differentiable in what is given, and their pattern."""
         V = self.V
-        at = None if points is None else self._moved(points)
+        at = None if points is None else moved(self.V, self.form, points)
         found, dtype = self._interpret(coefficients or {}, [], None, at)
         pattern = self._condensed.pattern
         if pattern is None:
@@ -317,7 +311,7 @@ class Problem:
         changed = _by_part(self.V, changed)
         parts = []
         for d, new in zip(self.dirichlet, changed, strict=True):
-            where = None if points is None else _dof_points(d.V, points)
+            where = None if points is None else dof_points(d.V, points)
             parts.append(d.parts(new, where))
         return parts
 
@@ -332,24 +326,6 @@ class Problem:
         grounded = self.nullspace.grounded
         order = np.argsort(np.concatenate([dofs, grounded]))
         return jnp.concatenate([given, jnp.zeros(len(grounded), dtype)])[order]
-
-    def _moved(self, points, throw: bool = True) -> jax.Array:
-        """The points, checked; an error, or NaN, at run time where a cell folds over."""
-        V = self.V
-        points = as_numbers(points, "`solve(points=...)`")
-        if points.shape != V.mesh.points.shape:
-            raise ValueError(
-                f"`solve(points=...)` must have shape {V.mesh.points.shape}.\n"
-                f"Got {points.shape}.\nOne row for each point of the mesh."
-            )
-        smallest = lambda place, *_: jnp.min(place.weights)
-        cells = assembly.Term(self.form, V.domain(), {})
-        still = jax.lax.stop_gradient(points)
-        volumes = assembly.map_items(V, cells, smallest, points=still)
-        folded = ~jnp.all(volumes > 0)
-        if throw:
-            return fail_unless_zero(points, folded, ("", FOLDED))
-        return jnp.where(folded, jnp.nan, points)
 
     def _check_load(self, load) -> jax.Array:
         V = self.V
@@ -382,14 +358,6 @@ def _by_part(V: Space, conditions) -> tuple:
             f"each field.\nGot {conditions!r}.\nUse an empty dict for a field without."
         )
     return tuple(c or {} for c in conditions)
-
-
-def _dof_points(V, points) -> jax.Array:
-    """Where the unknowns are in a moved mesh, `(n_dofs, dim)`."""
-    table = V.domain().geometry.values(V.element.cell.points)
-    local = points[V.array("nodes", V.domain())]
-    at = jnp.einsum("ig,cgd->cid", jnp.asarray(table, points.dtype), local)
-    return jnp.zeros((V.n_dofs, V.mesh.dim), points.dtype).at[V.array("cells")].set(at)
 
 
 def _structs(V: Space, domain, coefficients: dict[str, Coefficient], dtype) -> dict:
