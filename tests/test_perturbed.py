@@ -3,6 +3,7 @@
 import functools
 import inspect
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from pyimplicit import perturbed as pt
 
 
 X = jnp.array([0.6, -0.3, 0.9])
+NUMBER: Any = 3
 KEY = jax.random.key(4)
 SIGMA = 0.7
 W = jnp.array([1.0, -2.0, 0.5])
@@ -122,7 +124,7 @@ def test_shapes_of_functions():
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: pt.make_perturbed_argmax(3), TypeError, "takes a function"),
+        (lambda: pt.make_perturbed_argmax(NUMBER), TypeError, "takes a function"),
         (lambda: pt.make_perturbed_max(argmax, 0), ValueError, "positive integer"),
         (lambda: pt.make_perturbed_fun(argmax, sigma=0.0), ValueError, "must be positive"),
         (lambda: pt.make_perturbed_fun(argmax, noise="normal"), TypeError, "log_prob"),

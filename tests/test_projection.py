@@ -18,6 +18,8 @@ import pyimplicit as pi
 from pyimplicit import projection as pr
 
 
+# What compiled code raises: JAX makes the one or the other of it.
+FAILURE = (jax.errors.JaxRuntimeError, ValueError)
 RNG = np.random.default_rng(3)
 normal = lambda *shape: jnp.asarray(RNG.normal(size=shape))
 
@@ -32,7 +34,7 @@ class Case:
     x: Any
     theta: Any
     outside: Callable[..., Any]
-    points: Callable[..., Any]
+    points: Any
     convex: bool = True
 
     def __repr__(self):
@@ -90,7 +92,7 @@ E, G, ORIGIN = normal(1, 3), normal(3, 3), jnp.array([0.1, 0.2, -0.3])
 balanced = lambda a, b: (a, b * a.sum() / b.sum())
 on_simplex = lambda p, theta: _simplex_off(p, 1)
 nothing = lambda p, theta: 0.0
-norm = lambda p: np.linalg.norm(reals(p))
+norm = lambda p: float(np.linalg.norm(reals(p)))
 norm1 = lambda p: np.abs(p).sum()
 excess = lambda a: np.maximum(a, 0).sum()
 ball_points = lambda theta: np.concatenate([theta * np.eye(5), -theta * np.eye(5)])
@@ -206,7 +208,7 @@ def test_is_the_projection(case):
     noise = scales * RNG.normal(size=(scales.size, k))
     x = flat + np.pad(noise, [(0, 0), (0, flat.size - k)])
     p = np.asarray(first(x)[0])
-    theta = jax.tree.map(np.asarray, case.theta)
+    theta, some = jax.tree.map(np.asarray, case.theta), case.points
     like = jax.eval_shape(case.project, case.x, case.theta)
     leaves, structure = jax.tree.flatten(like)
     ends = np.cumsum([a.size for a in leaves])[:-1]
@@ -218,9 +220,9 @@ def test_is_the_projection(case):
             1 + norm(v)
         )
         if case.convex:  # ⟨x - p, y - p⟩ ≤ 0 for all y of the set
-            for y in (*np.asarray(case.points(theta)).reshape(-1, q.size), *p):
+            for y in (*np.asarray(some(theta)).reshape(-1, q.size), *p):
                 assert (v - q) @ (y - q) < 1e-9 * (1 + norm(v) ** 2)
-        elif case.points is not None:
+        elif some is not None:
             assert norm(v - q) <= min(norm(v - y) for y in p) + 1e-9
 
 
@@ -268,7 +270,7 @@ def test_nan_is_not_hidden(case):
     x[:, k // 2] = np.nan
     try:
         value = np.asarray(first(x)[0])
-    except jax.errors.JaxRuntimeError:
+    except FAILURE:
         return
     assert np.isnan(value).any()
 
@@ -402,7 +404,7 @@ def test_a_permutation_stands_still():
     assert set(np.unique(P.round(12))) == {0.0, 1.0}
     np.testing.assert_allclose(J, 0, atol=1e-12)
     move = lambda a: pr.projection_transport(sharp, (a, jnp.ones(3)))
-    with pytest.raises(jax.errors.JaxRuntimeError, match="linear solve failed"):
+    with pytest.raises(FAILURE, match="linear solve failed"):
         jax.block_until_ready(jax.jvp(move, (jnp.ones(3),), (jnp.array([1.0, 0.0, -1.0]),)))
 
 
@@ -521,7 +523,7 @@ def test_empty_sets():
     twice = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
     p = pr.projection_affine_set(V, (twice, jnp.array([1.0, 1.0])))
     np.testing.assert_allclose(p, [0.5, 0.5, 1.0], atol=1e-14)
-    raises = functools.partial(pytest.raises, jax.errors.JaxRuntimeError)
+    raises = functools.partial(pytest.raises, FAILURE)
     with raises(match="contradict"):
         jax.jit(pr.projection_affine_set)(V, (twice, jnp.array([1.0, 2.0])))
     section = (0.0, 1.0, 1.0, 7.0)

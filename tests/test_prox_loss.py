@@ -230,7 +230,7 @@ def test_objectives_against_jaxopt(name):
 
 
 def test_objectives_serve_block_coordinate_descent():
-    solver = pi.BlockCoordinateDescent(px.prox_none, objective=ob.least_squares)
+    solver = pi.BlockCoordinateDescent(prox=px.prox_none, objective=ob.least_squares)
     data = (A, TARGETS[:, 0])
     z = pi.minimize(
         ob.least_squares, jnp.zeros(3), data, solver=solver, rtol=1e-9, atol=1e-9

@@ -15,6 +15,7 @@ arXiv:1802.05098
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ def make_perturbed_argmax(
     argmax_fun: Callable,
     num_samples: int = 1000,
     sigma: float = 0.1,
-    noise=GUMBEL,
+    noise: Any = GUMBEL,
     control_variate: bool = False,
 ) -> Callable:
     """E argmax_fun(x + σZ), a differentiable function `(x, rng)`.
@@ -93,7 +94,7 @@ def make_perturbed_fun(
     fun: Callable,
     num_samples: int = 1000,
     sigma: float = 0.1,
-    noise=GUMBEL,
+    noise: Any = GUMBEL,
     control_variate: bool = False,
 ) -> Callable:
     """E fun(x + σZ), a differentiable function `(x, rng)`; `fun` returns an array of any
@@ -108,7 +109,7 @@ def make_perturbed_fun(
 
 
 def make_perturbed_max(
-    argmax_fun: Callable, num_samples: int = 1000, sigma: float = 0.1, noise=GUMBEL
+    argmax_fun: Callable, num_samples: int = 1000, sigma: float = 0.1, noise: Any = GUMBEL
 ) -> Callable:
     """E ⟨x + σZ, argmax_fun(x + σZ)⟩, a differentiable scalar function `(x, rng)`.
 
