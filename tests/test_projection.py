@@ -222,7 +222,7 @@ def test_is_the_projection(case):
         if case.convex:  # ⟨x - p, y - p⟩ ≤ 0 for all y of the set
             for y in (*np.asarray(some(theta)).reshape(-1, q.size), *p):
                 assert (v - q) @ (y - q) < 1e-9 * (1 + norm(v) ** 2)
-        elif some is not None:
+        elif callable(some):
             assert norm(v - q) <= min(norm(v - y) for y in p) + 1e-9
 
 
