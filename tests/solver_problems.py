@@ -15,13 +15,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """`fn(z, θ)` on vectors of two; `exact(θ)` is the solution near `z0`, None if there is
-    none. `traits`: for whom it is, see the lists."""
+    """`fn(z, θ)` on vectors of two, `theta` six numbers; `exact(θ)` is the solution near
+    `z0`, None if there is none. `traits`: for whom it is, see the lists."""
 
     name: str
     fn: Callable[[Any, Any], Any]
     z0: tuple[float, float]
-    theta: tuple[float, float]
+    theta: tuple[float, ...]
     exact: Callable[[Any], Any] | None
     traits: frozenset = frozenset()
 
@@ -42,88 +42,100 @@ def unpack(z):
 
 
 class Family:
-    """A list of problems as one function of (z, (number, θ)), and its arguments."""
+    """A list of problems as one function of (z, (number of the function, θ)), and its
+    arguments."""
 
     def __init__(self, problems: tuple[Problem, ...], onto: Callable = lambda v: v):
         self.problems, self.onto = problems, onto
+        self.kinds = list(dict.fromkeys(p.fn for p in problems))
 
     def fn(self, z, params):
         which, theta = params
         v = unpack(z)
-        branches = [lambda v, p, f=p.fn: f(v, p).astype(v.dtype) for p in self.problems]
+        branches = [lambda v, p, f=f: f(v, p).astype(v.dtype) for f in self.kinds]
         return self.onto(jax.lax.switch(which, branches, v, theta))
 
     def args(self, k: int, dtype=float):
         problem = self.problems[k]
-        theta = jnp.array(problem.theta, dtype)
-        return pack(jnp.array(problem.z0, dtype)), (jnp.array(k), theta)
+        theta = np.zeros(6)
+        theta[: len(problem.theta)] = problem.theta
+        kind = jnp.array(self.kinds.index(problem.fn))
+        return pack(jnp.array(problem.z0, dtype)), (kind, jnp.array(theta, dtype))
 
-    def batch(self, names=None, dtype=float):
-        chosen = [
-            k for k, p in enumerate(self.problems) if names is None or p.name in names
-        ]
-        stack = lambda *leaves: jnp.stack(leaves)
-        return jax.tree.map(stack, *[self.args(k, dtype) for k in chosen])
+    def batch(self):
+        every = [self.args(k) for k in range(len(self.problems))]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *every)
 
 
 # Fixed points z = g(z, θ). Traits: "contracts" (Picard converges).
 W = np.array([[0.5, 0.8], [-0.6, 0.7]])  # not symmetric, spectral radius 0.91
 WIDE = np.array([[1.0, 4.0], [-3.0, 2.0]])  # 3.74
 DECAY = np.array([[-2.0, 1.0], [-0.5, -3.0]])
-STEP = 0.3
 DESIGN = np.array([[1.0, 2.0], [-0.3, 1.5], [2.0, 0.1]])
 DATA = np.array([10.0, -2.0, 3.0])
+PENALTY = np.array([2.0, 0.5])
 
 
-def _midpoint(z, y0):  # one step of the implicit midpoint rule for y' = DECAY y
-    return y0 + STEP * DECAY @ ((y0 + z) / 2)
+def _affine(z, theta):
+    return theta[2:].reshape(2, 2) @ z + theta[:2]
 
 
-def _midpoint_exact(y0):
-    half = STEP / 2 * DECAY
-    return np.linalg.solve(np.eye(2) - half, y0 + half @ y0)
+def affine(name, A, b, exact, **traits):
+    return Problem(
+        name, _affine, (0.0, 0.0), (*b, *A.reshape(-1)), lambda theta: exact, **traits
+    )
+
+
+def _resolvent(A, b):
+    return np.linalg.solve(np.eye(2) - A, b)
+
+
+def _midpoint(y0, h):
+    """One step for y' = DECAY y: z = y0 + h DECAY (y0 + z)/2; and what comes out."""
+    half, eye = h / 2 * DECAY, np.eye(2)
+    after = (eye + half) @ y0
+    return half, after, np.linalg.inv(eye - half) @ after
+
+
+def _ridge_descent(step):
+    """Gradient steps for a ridge regression; and its normal equations."""
+    H, b = DESIGN.T @ DESIGN + np.diag(PENALTY), DESIGN.T @ DATA
+    return np.eye(2) - step * H, step * b, np.linalg.solve(H, b)
 
 
 def _lotka_volterra(z, theta):  # z = z + dz/dt; the rates of growth and death are θ
     prey, predator = z
-    growth, death = theta
-    rates = prey * (growth - 0.4 * predator), predator * (0.1 * prey - death)
+    rates = prey * (theta[0] - 0.4 * predator), predator * (0.1 * prey - theta[1])
     return z + jnp.stack(rates)
 
 
-def _ridge_gradient(z, theta):
-    return DESIGN.T @ (DESIGN @ z - DATA) + theta * z
+def _cos(z, theta):
+    return jnp.cos(z)
 
 
-def _ridge_exact(theta):
-    return np.linalg.solve(DESIGN.T @ DESIGN + np.diag(theta), DESIGN.T @ DATA)
-
-
+SHIFT = np.array([1.0, -20.0])
 CONTRACTS = frozenset({"contracts"})
 fixed_points = (
-    Problem("babylonian", lambda z, p: 0.5 * (z + p / z), (1.0, 10.0), (2.0, 300.0),
+    Problem("babylonian", lambda z, p: 0.5 * (z + p[:2] / z), (1.0, 10.0), (2.0, 300.0),
             np.sqrt, CONTRACTS),
-    Problem("cos", lambda z, p: jnp.cos(z), (0.0, 1.0), (0.0, 0.0),
+    Problem("cos", _cos, (0.0, 1.0), (),
             lambda p: np.full(2, 0.7390851332151607), CONTRACTS),
-    Problem("linear", lambda z, p: W @ z + p, (0.0, 0.0), (1.0, -20.0),
-            lambda p: np.linalg.solve(np.eye(2) - W, p), CONTRACTS),
-    Problem("expansive", lambda z, p: WIDE @ z + p, (0.0, 0.0), (1.0, -20.0),
-            lambda p: np.linalg.solve(np.eye(2) - WIDE, p)),
-    Problem("midpoint", _midpoint, (1.0, 1.0), (1.0, 5.0), _midpoint_exact, CONTRACTS),
+    affine("linear", W, SHIFT, _resolvent(W, SHIFT), traits=CONTRACTS),
+    affine("expansive", WIDE, SHIFT, _resolvent(WIDE, SHIFT)),
+    affine("midpoint", *_midpoint(np.array([1.0, 5.0]), 0.3), traits=CONTRACTS),
+    affine("ridge", *_ridge_descent(0.1), traits=CONTRACTS),
     Problem("lotka_volterra", _lotka_volterra, (3.0, 3.0), (1.1, 0.4),
             lambda p: np.array([p[1] / 0.1, p[0] / 0.4])),
-    Problem("ridge", lambda z, p: z - 0.1 * _ridge_gradient(z, p), (0.0, 0.0), (2.0, 0.5),
-            _ridge_exact, CONTRACTS),
 )  # fmt: skip
 # What has no answer, for batches: F = z² + 1 from near its minimum, and a NaN.
 hopeless = (
-    Problem("no_root", lambda z, p: z + z * z + 1, (0.5, 2.0), (0.0, 0.0), None),
-    Problem("nan", lambda z, p: jnp.cos(z), (np.nan, 0.0), (0.0, 0.0), None),
+    Problem("no_root", lambda z, p: z + z * z + 1, (0.5, 2.0), (), None),
+    Problem("nan", _cos, (np.nan, 0.0), (), None),
 )
 
 
-def _logistic(z, p):  # built so that the minimum is p: two thirds of the labels are soft
-    labels = jax.nn.sigmoid(jnp.asarray(DESIGN) @ p)
+def _logistic(z, p):  # built so that the minimum is p: the labels are soft
+    labels = jax.nn.sigmoid(jnp.asarray(DESIGN) @ p[:2])
     scores = DESIGN @ z
     return jnp.sum(jax.nn.softplus(scores) - labels * scores)
 
@@ -139,8 +151,8 @@ def _himmelblau(z, p):
 # Minima of f(z, θ). Traits: "curved" (a valley that first-order methods crawl along).
 minima = (
     Problem("ridge",
-            lambda z, p: 0.5 * jnp.sum((DESIGN @ z - DATA) ** 2) + 0.5 * jnp.sum(p * z * z),
-            (0.0, 0.0), (2.0, 0.5), _ridge_exact),
+            lambda z, p: jnp.sum((DESIGN @ z - DATA) ** 2) / 2 + jnp.sum(p[:2] * z * z) / 2,
+            (0.0, 0.0), tuple(PENALTY), lambda p: _ridge_descent(0.1)[2]),
     Problem("logistic", _logistic, (0.0, 0.0), (1.0, -0.7), np.asarray),
     Problem("himmelblau", _himmelblau, (2.0, 2.5), (11.0, 7.0),
             lambda p: np.array([3.0, 2.0])),
