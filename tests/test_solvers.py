@@ -340,9 +340,8 @@ def test_damping():
     # With mixing, β weighs what is left of the residual: none of it in one dimension more.
     A = jnp.array([[0.5, 0.8], [-0.6, 0.7]])
     line = lambda z: A @ z + 1.0
-    for beta in (1.0, 0.4):
-        found = iterates(pi.Anderson(damping=beta), line, jnp.zeros(2), 4)[-1]
-        np.testing.assert_allclose(found, jnp.linalg.solve(jnp.eye(2) - A, jnp.ones(2)))
+    found = iterates(pi.Anderson(damping=0.4), line, jnp.zeros(2), 4)[-1]
+    np.testing.assert_allclose(found, jnp.linalg.solve(jnp.eye(2) - A, jnp.ones(2)))
 
 
 def test_chord_is_linear_and_newton_quadratic():

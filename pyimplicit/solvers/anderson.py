@@ -147,16 +147,16 @@ def _least_squares(gram, b, small):
 def _inverse(A, small):
     """Of a small positive definite matrix, by sweeps; its pivots are at least `small`, so
     that round-off cannot make it fail."""
-    for k in range(A.shape[0]):
+
+    def sweep(k, A):
         pivot = jnp.maximum(A[k, k], small)
         row = A[k] / pivot
-        A = (
-            (A - A[:, k, None] * row)
-            .at[k]
-            .set(row)
-            .at[:, k]
-            .set(row)
-            .at[k, k]
-            .set(-1 / pivot)
-        )
+        A = A - A[:, k, None] * row
+        return A.at[k].set(row).at[:, k].set(row).at[k, k].set(-1 / pivot)
+
+    m = A.shape[0]
+    if m > 10:  # a loop: written out, they would take long to compile
+        return -jax.lax.fori_loop(0, m, sweep, A)
+    for k in range(m):
+        A = sweep(k, A)
     return -A
