@@ -1,5 +1,7 @@
 """Conic programmes: closed forms for each cone, every transform, failure."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pyimplicit as pi
 
 
 TIGHT = pi.Clarabel(1e-11)
+UNKNOWN: Any = ["quadratic"]
 
 # Each layer: theta -> numbers, and the same numbers in closed form. Multipliers from
 # 1e-3 to 1e3 by `theta`, data that are not symmetric under any exchange.
@@ -137,3 +140,31 @@ def test_every_transform_has_its_closed_form(name, layer):
     ours, exact, theta = LAYERS[layer]
     got, wanted = (jax.jit(TRANSFORMS[name](f))(jnp.array(theta)) for f in (ours, exact))
     np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_failures_are_statuses_with_rays():
+    A, cones = jnp.array([[1.0], [-1.0]]), [pi.cones.Nonnegative(2)]
+    solve = lambda q, b: pi.cone_program(None, q, A, b, cones, throw=False)
+    one = jnp.ones(1)
+    s = solve(one, jnp.array([-1.0, -1.0]))  # x ≤ -1 and x ≥ 1
+    assert s.status == pi.Status.infeasible and s.value == jnp.inf
+    assert abs(A.T @ s.z).max() < 1e-6 and jnp.array([-1.0, -1.0]) @ s.z < 0
+    assert jnp.isnan(jax.grad(lambda q: solve(q, -jnp.ones(2)).x.sum())(one)).all()
+    free = pi.cone_program(None, one, A[:1], one, [pi.cones.Nonnegative(1)], throw=False)
+    assert free.status == pi.Status.unbounded and free.x[0] < 0 and free.value == -jnp.inf
+    with pytest.raises(Exception, match="no point satisfies all constraints"):
+        jax.block_until_ready(pi.cone_program(None, one, A, -jnp.ones(2), cones).x)
+
+
+def test_misfits_are_named_before_any_solve():
+    one, A = jnp.ones(1), jnp.ones((2, 1))
+    with pytest.raises(TypeError, match=r"Known: pi\.cones\.Zero"):
+        pi.cone_program(None, one, A, jnp.ones(2), UNKNOWN)
+    with pytest.raises(ValueError, match="cones of m rows"):
+        pi.cone_program(None, one, A, jnp.ones(2), [pi.cones.Nonnegative(3)])
+    with pytest.raises(ValueError, match="vectors"):
+        pi.cone_program(None, A, A, jnp.ones(2), [pi.cones.Nonnegative(2)])
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        pi.cones.Power(1.5)
+    with pytest.raises(ValueError, match="least_norm"):
+        pi.cone_program(None, one, A, one, [pi.cones.Zero(2)], degenerate="one_sided")

@@ -1,8 +1,9 @@
 """Quadratic programmes: optima, multipliers, every transform, every degenerate case."""
 
 import functools
+from typing import Any
 
-import clarabel
+import clarabel as _clarabel
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 import scipy.sparse as sp
 
 import pyimplicit as pi
+
+
+clarabel: Any = _clarabel  # compiled, without type information
 
 
 def clarabel_optimum(P, q, A, b, G, h, lb, ub):
@@ -322,7 +326,7 @@ RAYS = {
 
 @pytest.mark.parametrize("name", RAYS)
 def test_infeasible_programmes_carry_a_proof(name):
-    rows = {k: jnp.array(v) for k, v in RAYS[name].items()}
+    rows: Any = {k: jnp.array(v) for k, v in RAYS[name].items()}
     solve = lambda q: pi.qp(jnp.eye(2), q, **rows, throw=False)
     s = solve(jnp.ones(2))
     assert s.status == pi.Status.infeasible and s.value == jnp.inf and jnp.isnan(s.x).all()

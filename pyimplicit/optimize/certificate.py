@@ -6,9 +6,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._tree import stop_gradient
 from .qp import QPSolution
+from .qp_data import dense
 from .qp_kkt import KKT, KKTSolver
-from .qp_polish import length, measure
+from .qp_polish import measure, sizes
+
+
+LARGEST = 5000
 
 
 class Certificate(eqx.Module):
@@ -63,17 +68,24 @@ def certificate(solution) -> Certificate:
 
 @certificate.register
 def _(solution: QPSolution) -> Certificate:
+    n, p, m = solution.programme.sizes
+    if n + p + m > LARGEST:
+        raise ValueError(
+            f"`certificate` makes dense matrices, of at most {LARGEST} unknowns and rows.\n"
+            f"Got {n + p + m}.\nLook at solution.stats, and at where solution.z is small."
+        )
     return _certificate(solution)
 
 
 @eqx.filter_jit
 def _certificate(solution: QPSolution) -> Certificate:
-    problem, sets = jax.lax.stop_gradient((solution.programme, solution.sets))
+    problem, sets = stop_gradient((solution.programme, solution.sets))
+    problem = dense(problem)
     x, y = solution.x, solution.y
     z = jnp.concatenate(
         [solution.z] + [solution.z_lb] * problem.C.lower + [solution.z_ub] * problem.C.upper
     )
-    at = measure(problem, x, y, z, length(problem, x))
+    at = measure(problem, x, y, z, sizes(problem, x))
     total = jnp.abs(at.s) + jnp.abs(at.z)
     margin = jnp.min(jnp.where(problem.live, total, jnp.inf), initial=jnp.inf)
     eye = jnp.eye(x.size, dtype=x.dtype)
@@ -101,7 +113,11 @@ def _certificate(solution: QPSolution) -> Certificate:
     solver = KKTSolver()
     v, *_ = solver.compute(solver.init(K, {}), b, {})
     adjoint = jnp.linalg.norm(K.mv(v) - b) / jnp.linalg.norm(b)
-    named = lambda v: dict(zip(("G", "lb", "ub"), problem.C.split(v), strict=True))
+
+    def named(v) -> dict[str, jax.Array]:
+        G, lb, ub = problem.C.split(v)
+        return {"G": G, "lb": lb, "ub": ub}
+
     unique = (rank == count) & (flat == 0) & ~jnp.any(sets.weak)
     solved = (solution.status == 0) & (adjoint <= eps)
     return Certificate(

@@ -33,9 +33,9 @@ from ..linear.pattern import SparsePattern
 from .cone_host import Clarabel, Structure, solve_conic
 from .cone_projection import dual_projection
 from .cones import Cone
+from .matrices import product, tproduct
 from .messages import messages
 from .pseudo_inverse import LeastNorm, SparseLU
-from .small import product, tproduct
 
 
 class ConeSolution(eqx.Module):
@@ -62,6 +62,7 @@ def cone_program(
     cones: Sequence[Cone],
     *,
     solver: Clarabel = Clarabel(),
+    degenerate: str = "least_norm",
     throw: bool = True,
 ) -> ConeSolution:
     """Solves  min ½ xᵀP x + qᵀx  subject to  A x + s = b,  s in the product of `cones`.
@@ -75,6 +76,7 @@ def cone_program(
       `Exponential()`, `Power(alpha)`, `PSD(n)`, in the order of the rows of A, m rows in
       all.
     - `solver`: `pi.Clarabel(tol=...)`.
+    - `degenerate`: "least_norm", the only one here; see `pi.qp`.
     - `throw`: raise on failure. False: `status` says what happened; derivatives are NaN.
 
     Runs on the CPU in double precision; a batch by `jax.vmap` is one call, over threads.
@@ -93,6 +95,11 @@ def cone_program(
         Agrawal, Barratt, Boyd, Busseti, Moursi, *Differentiating through a cone program*
         (2019). arXiv:1904.09043
     """
+    if degenerate != "least_norm":
+        raise ValueError(
+            "`cone_program(degenerate=...)` must be 'least_norm'.\n"
+            f"Got {degenerate!r}.\nThe others are for pi.qp and pi.lp."
+        )
     P, q, A, b, cones = _prepare(P, q, A, b, cones)
     found = _optimum(stop_gradient((P, q, A, b)), cones, solver, throw)
     return _answer(P, q, A, b, found, cones, throw)
@@ -134,7 +141,7 @@ def _optimum(given, cones, solver, throw):
 @eqx.filter_jit
 def _answer(P, q, A, b, found, cones, throw) -> ConeSolution:
     point, status, steps, error = found
-    there = status == Status.converged
+    there: Any = status == Status.converged
     F = lambda point, given: residual(point, given, cones)
     storage, linear = _storage(P, A, cones)
     plan = Linearisation(linear, storage, accept=jnp.inf, throw=throw)
@@ -230,8 +237,9 @@ def _structure(P, A, n: int, cones, solver):
     return Structure(n, upper, places(A, (m, n)), cones, solver), values
 
 
-def _prepare(P, q, A, b, cones):
-    P, q, A, b = (v if isinstance(v, SparseOperator) else arrays(v) for v in (P, q, A, b))
+def _prepare(P: Any, q: Any, A: Any, b: Any, cones):
+    q, b = arrays(q), arrays(b)
+    P, A = (v if isinstance(v, SparseOperator) else arrays(v) for v in (P, A))
     cones = tuple(cones)
     for cone in cones:
         if not isinstance(cone, Cone):

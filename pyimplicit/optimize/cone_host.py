@@ -9,7 +9,6 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import clarabel
 import equinox as eqx
 import jax
 import numpy as np
@@ -18,7 +17,7 @@ import scipy.sparse as sp
 from .._status import Status
 from ..engine import abi
 from ..engine.call import call
-from .cones import Cone
+from .cones import Cone, clarabel
 
 
 TARGET = "pyimplicit.host.conic"
@@ -42,8 +41,7 @@ class Structure:
 
     def __init__(self, n: int, P, A, cones: tuple[Cone, ...], solver: Clarabel):
         self.n, self.m = n, sum(cone.dim for cone in cones)
-        self.P, self.A = (Columns(*places, n) for places in (P, A))
-        self.P.rows, self.A.rows = n, self.m
+        self.P, self.A = Columns(P, (n, n)), Columns(A, (self.m, n))
         self.cones, self.solver = cones, solver
         digest = hashlib.sha256(repr((n, cones, solver)).encode())
         for matrix in (self.P, self.A):
@@ -56,16 +54,17 @@ class Structure:
 class Columns:
     """Compressed columns of a pattern; `slot`: which value each entry is."""
 
-    def __init__(self, rows, cols, width: int):
+    def __init__(self, places, shape: tuple[int, int]):
+        (rows, cols), self.shape = places, shape
+        width = shape[1]
         self.slot = np.lexsort((rows, cols))
         self.indices = np.asarray(rows)[self.slot].astype(np.int64)
         counts = np.bincount(cols, minlength=width) if len(cols) else np.zeros(width, int)
         self.indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self.rows = 0
 
     def matrix(self, values):
-        shape = self.rows, self.indptr.size - 1
-        return sp.csc_matrix((values[self.slot], self.indices, self.indptr), shape=shape)
+        entries = values[self.slot], self.indices, self.indptr
+        return sp.csc_matrix(entries, shape=self.shape)
 
 
 _structures: dict[int, Structure] = {}

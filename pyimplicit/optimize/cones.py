@@ -1,10 +1,14 @@
 """The cones of `pi.cone_program`, in Clarabel's conventions."""
 
 import dataclasses
+from typing import Any
 
-import clarabel
+import clarabel as _clarabel
 import jax.numpy as jnp
 import numpy as np
+
+
+clarabel: Any = _clarabel  # a compiled module without type information
 
 
 @dataclasses.dataclass(frozen=True)

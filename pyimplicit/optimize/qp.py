@@ -12,6 +12,7 @@ from ..engine.failure import fail_unless_zero
 from ..implicit import borrow
 from ..linear.operator import SparseOperator
 from .cone_host import Clarabel
+from .matrices import cholesky, product
 from .messages import messages
 from .qp_check import indefinite_below, prepare
 from .qp_data import QP, programme, scaled
@@ -20,7 +21,6 @@ from .qp_interior import interior_point
 from .qp_kkt import Sets
 from .qp_polish import Polished, polish
 from .qp_sparse import sparse_optimum, sparse_programme
-from .small import cholesky, product
 
 
 class InteriorPoint(eqx.Module):
@@ -182,7 +182,7 @@ def _dense_optimum(problem: QP, solver: InteriorPoint):
 @eqx.filter_jit
 def _answer(given, found: Optimum, solver, how, throw) -> QPSolution:
     problem, best = _programme(given, solver), found.best
-    there = found.status == Status.converged
+    there: Any = found.status == Status.converged
     x, y, z = differentiable(how, problem, found.point, best.sets, best.L, there, throw)
     value = x @ product(problem.P, x) / 2 + problem.q @ x
     value = borrow(_value(value, found.status), value, there)

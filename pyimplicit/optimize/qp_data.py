@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ..linear.operator import SparseOperator
-from .small import product, tproduct
+from .matrices import product, tproduct
 
 
 class Rows(eqx.Module):
@@ -108,6 +108,13 @@ def programme(P, q, A, b, G, h, lb, ub) -> QP:
         live = live & ~fixed.at[m : m + n].set(pinned)
     P = P if isinstance(P, SparseOperator) else (P + P.T) / 2
     return QP(P, q, A, b, C, d, live, fixed)
+
+
+def dense(qp: QP) -> QP:
+    """The same programme with arrays for matrices."""
+    array = lambda M: M.as_matrix() if isinstance(M, SparseOperator) else M
+    C = Rows(array(qp.C.G), qp.C.lower, qp.C.upper)
+    return QP(array(qp.P), qp.q, array(qp.A), qp.b, C, qp.d, qp.live, qp.fixed)
 
 
 class Scale(eqx.Module):

@@ -25,12 +25,12 @@ from .._status import Status
 from .._tree import stop_gradient
 from ..engine.failure import fail_unless_zero
 from ..implicit import Linearisation, attach, borrow
+from .matrices import product, tproduct
 from .pseudo_inverse import close
 from .qp_data import QP, scaled
 from .qp_interior import interior_point
 from .qp_kkt import KKT, KKTSolver, Sets, condense, refined, residual
 from .qp_polish import polish
-from .small import product, tproduct
 
 
 class Smoothed(eqx.Module):
@@ -63,7 +63,9 @@ def differentiable(how, problem: QP, point, sets: Sets, L, valid, throw: bool):
     one_sided = how == "one_sided"
     solver = OneSided(throw) if one_sided else KKTSolver(stop_gradient(L))
     F = lambda point, given: residual(point, given, one_sided)
-    matrix = lambda _, given: KKT.of(*given, one_sided)  # closes over nothing traced
+    matrix = lambda _, given: KKT.of(
+        given[0], given[1], one_sided
+    )  # closes over nothing traced
     return attach(point, F, (problem, sets), _plan(matrix, solver, throw), valid)
 
 

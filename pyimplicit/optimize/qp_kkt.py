@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import lineax as lx
 
 from ..linear.operator import SparseDirect, SparseOperator
+from .matrices import cholesky, cholesky_solve, largest, product, tproduct
 from .pseudo_inverse import close, pseudo_inverse
 from .qp_assemble import assembled
 from .qp_data import QP, Rows
-from .small import cholesky, cholesky_solve, largest, product, tproduct
 
 
 PSEUDO = 2000  # unknowns up to which a sparse programme may take the pseudo-inverse
@@ -192,7 +192,7 @@ class KKTSolver(lx.AbstractLinearSolver):
 
     L: object = None
 
-    def init(self, operator, options):
+    def init(self, operator: Any, options):
         del options
         return operator, condense(operator) if self.L is None else self.L
 

@@ -7,14 +7,14 @@ doi:10.1137/S1052623401383558), a few times at most. An answer is taken only if 
 all conditions to about 1e-10; else the interior point's stays.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from .matrices import largest, product, row_extent, tproduct
 from .qp_data import QP
 from .qp_kkt import KKT, Sets, condense, refined, residual
-from .small import largest, product, row_extent, tproduct
 
 
 ROUNDS = 6
@@ -25,7 +25,7 @@ class Polished(NamedTuple):
     y: jax.Array
     z: jax.Array
     sets: Sets
-    L: object  # the condensed factor at the active set
+    L: Any  # the condensed factor at the active set
     polished: jax.Array
     error: jax.Array  # the largest violation of a condition, relative to its terms
 
@@ -35,10 +35,9 @@ def polish(qp: QP, x, y, z, guess, valid) -> Polished:
     not nothing is tried."""
     live, fixed = qp.live, qp.fixed
     tol = float(jnp.finfo(x.dtype).eps) ** 0.65
-    seen = jnp.concatenate([row_extent(qp.C.G)[0] > 0, jnp.ones(live.size - qp.C.m, bool)])
-    live = live & seen  # a row of zeros is never active
     guess = fixed | (live & guess)
-    reach = length(qp, x)
+    size = sizes(qp, x)
+    live = live & (size.widest > 0)  # a row of zeros is never active
     none = jnp.zeros_like(live)
 
     def attempt(active):
@@ -50,7 +49,8 @@ def polish(qp: QP, x, y, z, guess, valid) -> Polished:
         return tuple(a + b for a, b in zip(start, K.split(v), strict=True))
 
     def judge(point, active):
-        at = measure(qp, *point, reach)
+        x, y, z = point
+        at = measure(qp, x, y, z, size)
         wrong = jnp.where(live, jnp.where(active, -at.z, -at.s), 0.0)
         off = jnp.where(active, jnp.abs(at.s), wrong)
         error = jnp.maximum(at.error, jnp.max(jnp.maximum(off, wrong), initial=0.0))
@@ -72,7 +72,7 @@ def polish(qp: QP, x, y, z, guess, valid) -> Polished:
     x, y, z = jax.tree.map(keep, point, (x, y, jnp.where(live | fixed, z, 0.0)))
     active = keep(active, guess)
     z = jnp.where(active, z, keep(jnp.zeros_like(z), z))
-    at = measure(qp, x, y, z, reach)
+    at = measure(qp, x, y, z, size)
     # Slack and multiplier both nothing: to round-off where polished, else of one size.
     exact = (jnp.abs(at.s) <= 100 * tol) & (jnp.abs(at.z) <= 100 * tol)
     small = float(jnp.finfo(x.dtype).eps) ** 0.25
@@ -92,21 +92,31 @@ class Measures(NamedTuple):
     error: jax.Array
 
 
-def length(qp: QP, x):
-    """A size of unknowns that is not zero because the solution happens to be."""
+class Sizes(NamedTuple):
+    """What round-off is measured by. `reach`: a size of unknowns, not zero because the
+    solution happens to be; of each row of C the largest entry, and reach times the sum of
+    its entries (of A: the latter)."""
+
+    reach: jax.Array
+    widest: jax.Array
+    total: jax.Array
+    total_A: jax.Array
+
+
+def sizes(qp: QP, x) -> Sizes:
     top = lambda v: jnp.max(jnp.abs(v), initial=0.0)
-    P, (G, _) = largest(qp.P), row_extent(qp.C.G)
+    P, (widest, total) = largest(qp.P), row_extent(qp.C.G)
     free = jnp.where(P > 0, top(qp.q) / jnp.where(P > 0, P, 1.0), 0.0)
     h = jnp.where(qp.live, qp.d, 0.0)[: qp.C.m]
-    return top(x) + free + top(h / jnp.where(G > 0, G, 1.0))
-
-
-def measure(qp: QP, x, y, z, reach) -> Measures:
-    top = lambda v: jnp.max(jnp.abs(v), initial=0.0)
-    tiny = jnp.finfo(x.dtype).tiny ** 0.5
-    widest, total = row_extent(qp.C.G)
+    reach = top(x) + free + top(h / jnp.where(widest > 0, widest, 1.0))
     box = jnp.ones(qp.d.size - qp.C.m, x.dtype)
     widest, total = jnp.concatenate([widest, box]), jnp.concatenate([total, box])
+    return Sizes(reach, widest, reach * total, reach * row_extent(qp.A)[1])
+
+
+def measure(qp: QP, x, y, z, size: Sizes) -> Measures:
+    top = lambda v: jnp.max(jnp.abs(v), initial=0.0)
+    tiny = jnp.finfo(x.dtype).tiny ** 0.5
     bound = qp.live | qp.fixed
     d = jnp.where(bound, qp.d, 0.0)
     s = jnp.where(bound, d - qp.C.mul(x), jnp.inf)
@@ -115,6 +125,6 @@ def measure(qp: QP, x, y, z, reach) -> Measures:
     force = jnp.max(jnp.stack([top(Px), top(qp.q), top(Cz), top(Ay)])) + tiny
     error = top(Px + qp.q + Cz + Ay) / force
     if y.size:
-        size = jnp.abs(qp.b) + row_extent(qp.A)[1] * reach + tiny
-        error = jnp.maximum(error, top((product(qp.A, x) - qp.b) / size))
-    return Measures(s / (jnp.abs(d) + total * reach + tiny), z * widest / force, error)
+        off = (product(qp.A, x) - qp.b) / (jnp.abs(qp.b) + size.total_A + tiny)
+        error = jnp.maximum(error, top(off))
+    return Measures(s / (jnp.abs(d) + size.total + tiny), z * size.widest / force, error)

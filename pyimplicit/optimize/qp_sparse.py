@@ -37,7 +37,8 @@ def sparse_programme(given) -> QP:
     """The stacked form of `(P, q, A, b, G, h, lb, ub)`."""
     P, q, A, b, G, h, lb, ub = given
     n, dtype = q.size, q.dtype
-    P = symmetric_part(as_sparse(P, (n, n), dtype))
+    whole: Any = as_sparse(P, (n, n), dtype)
+    P = symmetric_part(whole)
     A, G = as_sparse(A, (b.size, n), dtype), as_sparse(G, (h.size, n), dtype)
     return programme(P, q, A, b, G, h, lb, ub)
 
