@@ -111,6 +111,24 @@ def test_a_batch_does_not_change_its_samples():
     np.testing.assert_array_equal(alone.z[others], mixed.z[others])
 
 
+def test_the_slow_of_a_large_batch_go_on_alone():
+    # Large enough to be divided; the last ones are badly scaled or infeasible.
+    rng = np.random.default_rng(0)
+    size, n, m = 80, 3, 5
+    L, G = rng.normal(size=(size, n, n)), rng.normal(size=(size, m, n))
+    P = np.einsum("bij,bkj->bik", L, L) * 10.0 ** rng.integers(-4, 4, (size, 1, 1))
+    h = rng.normal(size=(size, m)) + np.where(np.arange(size) % 9 == 0, -1.0, 1.0)[:, None]
+    data = tuple(map(jnp.asarray, (P, rng.normal(size=(size, n)), G, h)))
+    one = lambda P, q, G, h: pi.qp(P, q, G=G, h=h, throw=False)
+    together = jax.jit(jax.vmap(one))(*data)
+    alone = jax.jit(lambda data: jax.lax.map(lambda d: one(*d), data))(data)
+    np.testing.assert_array_equal(together.status, alone.status)
+    assert len(np.unique(together.status)) > 1
+    assert len(np.unique(together.stats["iterations"])) > 5
+    np.testing.assert_allclose(together.x, alone.x, rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(together.z, alone.z, rtol=1e-6, atol=1e-7)
+
+
 # The table of transforms: min ½ xᵀQ(t)x - cᵀx subject to x₀ ≤ b, strictly active.
 
 C = jnp.array([4.0, -3.0])

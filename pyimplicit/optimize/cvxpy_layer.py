@@ -165,8 +165,8 @@ def _check(problem, parameters, variables, gp: bool) -> None:
     for v in variables:
         if getattr(v, "id", None) not in known:
             raise ValueError(
-                "`cvxpy_layer(variables=...)` must be variables or constraints of it."
-                f"\nGot {v}.\nExpressions: make a variable equal to them."
+                "`cvxpy_layer(variables=...)` must be variables or constraints of the "
+                f"problem.\nGot {v}.\nExpressions: make a variable equal to them."
             )
     if gp and any(not isinstance(v, cp.Variable) for v in variables):
         raise ValueError(
