@@ -1,20 +1,20 @@
 """Chapter 5 of the implicit-layers tutorial: optimisation problems as layers.
 
 relu, sigmoid and softmax are solutions of optimisation problems; a quadratic program is a
-layer through its KKT conditions. The tutorial's `OptLayer` solves by CVXPY and
-differentiates the KKT system by hand, sample by sample. Here the conditions are stated
-once (`pi.custom_root`) for a solver that knows nothing of derivatives (Clarabel).
+layer through its KKT conditions. The tutorial's `OptLayer` takes a problem in CVXPY's
+words and differentiates the KKT system by hand, sample by sample. `pi.qp` is that layer
+for arrays, a batch at once; `pi.cvxpy_layer` takes the words, here those of a max-margin
+classifier.
 
 Kolter, Duvenaud, Johnson 2020, http://implicit-layers-tutorial.org
 """
 
 from typing import Any
 
-import clarabel
+import cvxpy as cp
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 
 import pyimplicit as pi
 
@@ -43,35 +43,9 @@ def sigmoid(x):
     return jax.vmap(lambda x: softmax(jnp.stack([x, 0.0 * x]))[0])(x)
 
 
-def kkt(z, P, q, A, b, G, h):
-    """Stationarity, feasibility and complementarity of
-    min ½ yᵀP y + qᵀy subject to A y = b, G y <= h; multipliers ν and λ."""
-    y, nu, lam = z
-    return P @ y + q + A.T @ nu + G.T @ lam, A @ y - b, lam * (G @ y - h)
-
-
-@pi.custom_root(kkt)
-def solve_qp(init, P, q, A, b, G, h):
-    """(y, ν, λ), by Clarabel: outside `jit` it gets numbers."""
-    del init
-    solver: Any = clarabel
-    P, q, A, b, G, h = (np.asarray(a, float) for a in (P, q, A, b, G, h))
-    cones = [solver.ZeroConeT(len(b)), solver.NonnegativeConeT(len(h))]
-    settings = solver.DefaultSettings()
-    settings.verbose = False
-    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-12
-    sparse = scipy.sparse.csc_matrix
-    rows, ends = sparse(np.vstack([A, G])), np.concatenate([b, h])
-    upper = sparse(np.triu(P))
-    found = solver.DefaultSolver(upper, q, rows, ends, cones, settings).solve()
-    dual = np.asarray(found.z)
-    return jnp.asarray(found.x), jnp.asarray(dual[: len(b)]), jnp.asarray(dual[len(b) :])
-
-
 def qp(P, q, A, b, G, h):
-    """y alone."""
-    init = jnp.zeros(len(q)), jnp.zeros(len(b)), jnp.zeros(len(h))
-    return solve_qp(init, P, q, A, b, G, h)[0]
+    """argmin ½ yᵀP y + qᵀy subject to A y = b, G y <= h."""
+    return pi.qp(P, q, A, b, G, h).x
 
 
 def learn_constraints(steps: int = 60):
@@ -81,18 +55,17 @@ def learn_constraints(steps: int = 60):
     G = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
     truth, h = jnp.array([1.0, 0.7, 1.2, 0.8, 1.1]), jnp.ones(5)
     points = 2.0 * G @ jnp.array([[0.8, -0.6], [0.6, 0.8]])
-    none = jnp.zeros((0, 2)), jnp.zeros(0)
-    project = lambda h, p: qp(jnp.eye(2), -p, *none, G, h)
-    targets = jnp.stack([project(truth, p) for p in points])
+    project = jax.vmap(lambda h, p: qp(jnp.eye(2), -p, None, None, G, h), (None, 0))
 
-    def loss(h):
-        return sum(
-            jnp.sum((project(h, p) - t) ** 2) for p, t in zip(points, targets, strict=True)
-        )
+    def loss(h, targets):
+        y = project(h, points)
+        return jnp.sum((y - targets) ** 2), y
 
+    slope = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, targets), _ = slope(truth, points)
     losses = []
     for _ in range(steps):
-        value, grad = jax.value_and_grad(loss)(h)
+        (value, _), grad = slope(h, targets)
         h = h - 0.15 * grad
         losses.append(float(value))
     return h, truth, losses
@@ -104,16 +77,44 @@ def gradient_check() -> float:
     P = jnp.array([[4.0, 1.0, 0.0], [1.0, 3.0, 0.5], [0.0, 0.5, 2.0]])
     q, A, b = jnp.array([1.0, -20.0, 3.0]), jnp.array([[1.0, 1.0, 1.0]]), jnp.array([4.0])
     G, h = jnp.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), jnp.array([2.0, 50.0])
-    f = lambda q, b, h: qp(P, q, A, b, G, h)
-    exact, worst, step = jax.jacrev(f, (0, 1, 2))(q, b, h), 0.0, 1e-4
+    f = lambda *data: 2 * (qp(P, data[0], A, data[1], G, data[2]),)
+    both = jax.jit(jax.jacrev(f, (0, 1, 2), has_aux=True))
+    exact, worst, step = both(q, b, h)[0], 0.0, 1e-4
     for i, arg in enumerate((q, b, h)):
         for k in range(arg.size):
             moved = lambda s, i=i, k=k: [
                 a.at[k].add(s) if i == j else a for j, a in enumerate((q, b, h))
             ]
-            column = (f(*moved(step)) - f(*moved(-step))) / (2 * step)
+            column = (both(*moved(step))[1] - both(*moved(-step))[1]) / (2 * step)
             worst = max(worst, float(jnp.abs(exact[i][:, k] - column).max()))
     return worst
+
+
+def max_margin():
+    """The plane between two clouds, min ½‖w‖² + c Σ ξ with y (x w + b) >= 1 - ξ, ξ >= 0,
+    and the derivative of w₀ in the points, by CVXPY's words; and the same by `pi.qp`."""
+    rng = np.random.default_rng(0)
+    label = np.where(np.arange(12) % 2 == 0, 1.0, -1.0)
+    cloud = rng.normal(size=(12, 2)) + label[:, None] * np.array([1.5, 1.0])
+    w, b, slack = cp.Variable(2), cp.Variable(), cp.Variable(12, nonneg=True)
+    x = cp.Parameter((12, 2))
+    margin = cp.multiply(label, x @ w + b) >= 1 - slack
+    size = cp.Problem(cp.Minimize(cp.sum_squares(w) / 2 + 3 * cp.sum(slack)), [margin])
+    worded = pi.cvxpy_layer(size, [x], [w])
+
+    def by_hand(x):
+        rows = jnp.concatenate([label[:, None] * x, label[:, None], jnp.eye(12)], axis=1)
+        P = np.diag(np.repeat([1.0, 0.0], [2, 13]))
+        q = np.repeat([0.0, 3.0], [3, 12])
+        low = np.repeat([-np.inf, 0.0], [3, 12])
+        return pi.qp(P, q, G=-rows, h=-jnp.ones(12), lb=low).x[:2]
+
+    found = []
+    for f in (lambda x: worded(x)[0], by_hand):
+        both = jax.jit(jax.jacrev(lambda x, f=f: 2 * (f(x),), has_aux=True))
+        slope, plane = both(jnp.asarray(cloud))
+        found.append((plane, slope[0]))
+    return found
 
 
 def main(steps: int = 60) -> dict:
@@ -123,7 +124,10 @@ def main(steps: int = 60) -> dict:
     for layer in (relu, sigmoid, softmax):
         found[layer.__name__] = layer(x), jax.jacrev(layer)(x)
     h, truth, losses = learn_constraints(steps)
-    return {**found, "gradient": gradient_check(), "h": h, "truth": truth, "losses": losses}
+    return {
+        **found, "gradient": gradient_check(), "margin": max_margin(),
+        "h": h, "truth": truth, "losses": losses,
+    }  # fmt: skip
 
 
 def run(argv: list[str]) -> None:
@@ -133,6 +137,7 @@ def run(argv: list[str]) -> None:
     for name in ("relu", "sigmoid", "softmax"):
         print(f"{name:8} {np.round(found[name][0], 6)}")
     print(f"gradient of the program off by {found['gradient']:.1e}")
+    print(f"max-margin plane {np.round(found['margin'][0][0], 4)}")
     print(f"bounds learnt {np.round(found['h'], 4)}, true {found['truth']}")
 
 

@@ -71,3 +71,7 @@ def test_differentiable_optimisation():
         np.testing.assert_allclose(J, jax.jacrev(exact)(x), atol=1e-6, err_msg=name)
     assert found["gradient"] < 1e-6
     np.testing.assert_allclose(found["h"], found["truth"], atol=0.02)
+    (plane, slope), (same, slope_too) = found["margin"]  # CVXPY's words, and pi.qp
+    np.testing.assert_allclose(plane, same, atol=1e-6)
+    np.testing.assert_allclose(slope, slope_too, atol=1e-5)
+    assert jnp.abs(slope).max() > 0.01

@@ -169,7 +169,7 @@ def test_training(layerwise):
     error = lambda m: float(unrolled.nmse(jax.vmap(m)(b), x))
     how: dict[str, Any] = dict(key=jax.random.key(1), steps=60, optimiser=optax.adam(1e-2))
     trained, losses = unrolled.train(model, sample, layerwise=layerwise, **how)
-    assert losses.shape == ((4, 60) if layerwise else (1, 60))
+    assert losses.shape == ((6, 60) if layerwise else (1, 60))
     assert error(trained) < error(model) - 2.0, (error(trained), error(model))
     close(trained.A, A, rtol=0)  # data of the problem, not a weight
     assert (trained.trusted == model.trusted).all()
@@ -180,7 +180,7 @@ def test_one_layer_at_a_time():
     sample = sampler(A, 16, 0.15)
     model = unrolled.LISTA(A, 2)
     how: dict[str, Any] = dict(key=jax.random.key(1), steps=1, optimiser=optax.sgd(1e-2))
-    trained, losses = unrolled.train(model, sample, refine=0.0, **how)
+    trained, losses = unrolled.train(model, sample, refine=(), **how)
     del losses
     assert (trained.threshold != model.threshold).all() and (trained.W1 != model.W1).any()
     grad = eqx.filter_grad(lambda m: jnp.sum(m(B, adjoint=pi.Unroll(1)) ** 2))(model)

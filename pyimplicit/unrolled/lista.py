@@ -49,11 +49,12 @@ class LISTA(Iteration):
 
 class LISTA_CP(Iteration):
     """x ← η(x + Wₖᵀ(b - A x), θₖ): LISTA with W₂ = I - W₁A, a coupling that every LISTA
-    which converges has in the limit. Wₖ = A/L until trained.
+    which converges has in the limit.
 
-    `A`, `layers`, `penalty`: as of `LISTA`. `support`: `(p, p_max)`, in per cent: in layer
-    k = 1, 2, … the min(k p, p_max) per cent of largest entries escape the threshold
-    ("support selection"); None: none do.
+    `A`, `layers`, `penalty`: as of `LISTA`. `W`: what all Wₖ are until trained, `(m, n)`;
+    A/L if not given (`analytic_weights(A)` trains faster). `support`: `(p, p_max)`, in per
+    cent: in layer k = 1, 2, … the min(k p, p_max) per cent of largest entries escape the
+    threshold ("support selection"); None: none do.
 
     ??? cite "Reference"
         Chen, Liu, Wang, Yin 2018, Theorems 1-3. arXiv:1808.10038
@@ -67,11 +68,18 @@ class LISTA_CP(Iteration):
     layers: int = eqx.field(static=True)
 
     def __init__(
-        self, A, layers: int, *, penalty=0.1, support: tuple[float, float] | None = None
+        self,
+        A,
+        layers: int,
+        *,
+        penalty=0.1,
+        W=None,
+        support: tuple[float, float] | None = None,
     ):
         self.A = A = check_problem("LISTA_CP", A, layers)
         L = lipschitz(A)
-        self.W = jnp.broadcast_to(A / L, (layers, *A.shape))
+        W = A / L if W is None else jnp.asarray(W, A.dtype)
+        self.W = jnp.broadcast_to(W, (layers, *A.shape))
         self.threshold = repeated(penalty / L, layers, A.dtype)
         self.trusted = trusted_counts("LISTA_CP", support, layers, A.shape[1])
         self.layers = layers

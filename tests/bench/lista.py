@@ -45,27 +45,30 @@ def sampler(A, batch: int, density: float = DENSITY) -> Callable:
 
 
 def nets(A, layers: int = 16) -> dict:
-    """`(untrained model, learning rate or None)` by name."""
-    u, support = pi.unrolled, (1.2, 12.0)
+    """`(untrained model, learning rate or None)` by name. Nets start from thresholds as
+    large as noise-like errors ask for, those with a W in each layer from ALISTA's."""
+    u, support = pi.unrolled, (1.2, 13.0)
+    large: dict = dict(penalty=2.5)
+    start: dict = dict(large, W=u.analytic_weights(A))
     return {
         "ISTA 0.1": (u.ISTA(A, layers), None),
         "FISTA 0.1": (u.FISTA(A, layers), None),
         "ADMM 0.1": (u.ADMM(A, layers), None),
         "AMP": (u.AMP(A, layers), None),
-        "LISTA": (u.LISTA(A, layers), 5e-4),
-        "LISTA_CP": (u.LISTA_CP(A, layers), 5e-4),
-        "LISTA_CPSS": (u.LISTA_CP(A, layers, support=support), 5e-4),
-        "ALISTA": (u.ALISTA(A, layers), 1e-2),
-        "ALISTA, selected": (u.ALISTA(A, layers, support=support), 1e-2),
-        "DouglasRachford": (u.DouglasRachford(A, layers), 1e-2),
         "AMP, trained": (u.AMP(A, layers), 1e-2),
+        "DouglasRachford": (u.DouglasRachford(A, layers), 1e-2),
+        "ALISTA": (u.ALISTA(A, layers, **large), 1e-2),
+        "ALISTA, selected": (u.ALISTA(A, layers, support=support, **large), 1e-2),
+        "LISTA": (u.LISTA(A, layers), 5e-4),
+        "LISTA_CP": (u.LISTA_CP(A, layers, **start), 5e-4),
+        "LISTA_CPSS": (u.LISTA_CP(A, layers, support=support, **start), 5e-4),
     }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="which; all if none is given")
-    parser.add_argument("--steps", type=int, default=300, help="of Adam, in each stage")
+    parser.add_argument("--steps", type=int, default=150, help="of Adam, in each stage")
     args = parser.parse_args()
     A = jnp.asarray(dictionary(), jnp.float32)
     x, b = sampler(A, 1000)(jax.random.key(1))
@@ -77,10 +80,11 @@ def main():
             continue
         begin = time.perf_counter()
         if rate is not None:
-            how: dict[str, Any] = dict(
-                key=jax.random.key(2), steps=args.steps, optimiser=optax.adam(rate)
+            optimiser = optax.adam(optax.cosine_decay_schedule(rate, args.steps, 0.02))
+            how: dict[str, Any] = dict(steps=args.steps, refine=(0.2,))
+            model, losses = pi.unrolled.train(
+                model, sampler(A, 64), key=jax.random.key(2), optimiser=optimiser, **how
             )
-            model, losses = pi.unrolled.train(model, sampler(A, 64), **how)
             jax.block_until_ready(losses)
         seconds = f"{time.perf_counter() - begin:.0f}" if rate else ""
         found = jax.jit(lambda m, b: jax.vmap(lambda b: m.iterates(b))(b))(model, b)
