@@ -51,6 +51,19 @@ def test_continuous_flow():
     assert found["losses"][-10:].mean() < found["losses"][:5].mean() - 0.2
 
 
+def test_darcy_flow():
+    found = example("darcy_equilibrium").main(n=8, steps=60, width=4, count=32)
+    tied, unrolled = found["equilibrium"], found["unrolled"]
+    for model in (tied, unrolled):
+        assert model["losses"][-10:].mean() < 0.5 * model["losses"][:5].mean()
+        assert model["error"] < 0.3
+    assert tied["converged"] == 1.0
+    # Whatever the weights of the smoother are, the fixed point is the FEM solution.
+    before, after = found["before"], found["after"]
+    assert max(before["error"], after["error"]) < 1e-6
+    assert after["iterations"] < 0.5 * before["iterations"]
+
+
 def test_deep_equilibrium_models():
     found = example("tutorial_equilibrium").main(steps=40)
     assert found["gradient"] < 1e-6
