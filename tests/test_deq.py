@@ -172,10 +172,7 @@ def test_second_order():
     grad = jax.jit(jax.grad(f))
     columns = [(grad(X + h * e) - grad(X - h * e)) / (2 * h) for e in np.eye(K)]
     close(H, jnp.stack(columns, 1), rtol=1e-5, atol=1e-7)
-
-
-def test_check_layer():
-    deq = mlp(rtol=1e-12, atol=1e-12, solver=pi.Picard())
+    # The same layer in the package's own table of checks.
     report = pi.check_layer(lambda x: deq(x).value, X, second_order=False, show=False)
     assert report.passed, str(report)
 
@@ -345,9 +342,7 @@ def test_several_resolutions_at_once():
     @jax.jit
     def f(t):
         z = deq(x * t).value
-        return jnp.sum(
-            z[1] ** 2
-        ), z  # of the coarse state; the input enters at the fine one
+        return jnp.sum(z[1] ** 2), z  # the coarse state; the input enters at the fine one
 
     (_, z), (slope, _) = jax.jvp(f, (1.0,), (1.0,))
     assert [a.shape for a in z] == [(2, 4, 4), (3, 2, 2)]
