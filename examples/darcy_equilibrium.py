@@ -173,8 +173,8 @@ def smoother_loss(darcy: Darcy, steps: int = 4):
         def one(kappa, error):
             A, diagonal = darcy.matrix(kappa)
             start = error @ A(error)
-            for _ in range(steps):
-                error = error - smoother(darcy, A(error), diagonal)
+            once = lambda _, e: e - smoother(darcy, A(e), diagonal)
+            error = jax.lax.fori_loop(0, steps, once, error)
             return (error @ A(error) / start) ** (1 / (2 * steps))
 
         return jnp.mean(jax.vmap(one)(*batch))
