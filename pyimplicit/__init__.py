@@ -11,6 +11,7 @@ from . import (
     fem as fem,
     inverse as inverse,
     ode as ode,
+    ritz as ritz,
     unrolled as unrolled,
 )
 from ._status import Solution as Solution, Status as Status

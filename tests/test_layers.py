@@ -31,6 +31,7 @@ FLOORS = {
     "ode": 5,
     "unrolled": 5,
     "inverse": 5.5,
+    "ritz": 5.5,
     "diagnostics": 6,
     "check": 6,
     "plot": 6,

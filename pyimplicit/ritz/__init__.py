@@ -1,0 +1,41 @@
+"""The deep Ritz method: energies minimised over networks."""
+
+from .boundary import (
+    AbstractBoundary as AbstractBoundary,
+    Exact as Exact,
+    Natural as Natural,
+    Penalty as Penalty,
+)
+from .domains import (
+    AbstractDomain as AbstractDomain,
+    Ball as Ball,
+    Box as Box,
+    Nodes as Nodes,
+    Rule as Rule,
+)
+from .energies import (
+    Energy as Energy,
+    ginzburg_landau as ginzburg_landau,
+    linear_elasticity as linear_elasticity,
+    neo_hookean as neo_hookean,
+    obstacle as obstacle,
+    p_laplacian as p_laplacian,
+    poisson as poisson,
+    rayleigh as rayleigh,
+)
+from .models import MLP as MLP, ReLU3 as ReLU3, count as count
+from .optimizers import (
+    AbstractOptimizer as AbstractOptimizer,
+    Adam as Adam,
+    NaturalGradient as NaturalGradient,
+    Optax as Optax,
+)
+from .quadrature import (
+    AbstractQuadrature as AbstractQuadrature,
+    Gauss as Gauss,
+    MonteCarlo as MonteCarlo,
+    Sobol as Sobol,
+    fine_rule as fine_rule,
+)
+from .result import Report as Report, RitzError as RitzError, RitzResult as RitzResult
+from .solve import solve as solve

@@ -1,0 +1,127 @@
+"""How u = g is held on the boundary (or what is done instead).
+
+| treatment | u - g on ∂Ω | energy below the minimum? |
+|---|---|---|
+| `Exact` | zero, by construction | never |
+| `Penalty` | of the order 1/weight | by as much |
+| `Nitsche` | small, no bias | possible |
+| `LagrangeMultiplier` | orthogonal to the multipliers | possible |
+| `AugmentedLagrangian` | tends to zero | possible |
+| `Natural` | no condition on u | never |
+
+A treatment may change the function (`field`), add a density on the boundary, and keep a
+state that is updated between steps (a weight, multipliers).
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .domains import AbstractDomain, Nodes
+from .energies import Energy, at
+
+
+class AbstractBoundary(eqx.Module):
+    """`g`: the boundary values, a number or a function of x; `on`: a function of x that
+    tells where on the boundary they hold, everywhere if None."""
+
+    active: ClassVar[bool] = False  # it has a density on the boundary
+    updates: ClassVar[bool] = False  # it changes its state between steps
+
+    def field(self, model: Callable, domain: AbstractDomain) -> Callable:
+        """The function x -> u that the model stands for."""
+        del domain
+        return model
+
+    def extend(self, model: Any) -> Any:
+        """The model with what else is trained."""
+        return model
+
+    def signs(self, theta: jax.Array, unravel: Callable) -> jax.Array | None:
+        """-1 for the entries of θ that ascend, 1 for the others; None if none does."""
+        del theta, unravel
+        return None
+
+    def multiplier(self, model, x) -> tuple:
+        """What the density is given besides u and ∇u, from the (extended) model."""
+        del model, x
+        return ()
+
+    def start(self, nodes: Nodes | None) -> Any:
+        """The state at the start; `nodes` of a fixed rule, or None."""
+        del nodes
+        return ()
+
+    def data(self, state, nodes: Nodes, step) -> Any:
+        """What the density is told at each node: a pytree of `(n, ...)` arrays."""
+        del state, nodes, step
+        return ()
+
+    def density(self, energy: Energy, x, n, u, grad_u, data, *extra) -> jax.Array:
+        """The integrand on the boundary at one node."""
+        raise NotImplementedError
+
+    def update(self, state, nodes: Nodes, u: jax.Array, step) -> Any:
+        """The state after a step, from the values of u at the nodes of the boundary."""
+        del nodes, u, step
+        return state
+
+
+class Natural(AbstractBoundary):
+    """No condition: minimisers satisfy the natural one, σ·n = 0 or what the energy's
+    boundary density says."""
+
+
+class Exact(AbstractBoundary):
+    """u = g + D(x) model(x), D zero on the boundary.
+
+    `g`: must be defined in all of Ω. `distance`: D, that of the domain if None; give one
+    that vanishes on a part only for conditions on that part.
+    Then I(u) - min I = ½|u - u*|² in the energy norm for quadratic energies, and no
+    energy lies below the minimum.
+    """
+
+    g: Any = 0.0
+    distance: Callable | None = None
+
+    def field(self, model, domain):
+        D = domain.distance if self.distance is None else self.distance
+        return lambda x: at(self.g, x) + D(x[: domain.dim]) * model(x)
+
+
+class Penalty(AbstractBoundary):
+    """Adds weight ∫ |u - g|² ds, as the paper does.
+
+    `weight`: a number, or a function of the number of the step (an optax schedule). The
+    minimiser of Poisson's energy has u - g = -∂u/∂n / (2 weight) on the boundary.
+    """
+
+    g: Any = 0.0
+    weight: Any = 500.0
+    on: Callable | None = None
+    active = True
+
+    def __check_init__(self):
+        if not callable(self.weight) and not self.weight > 0:
+            raise ValueError(
+                f"`Penalty(weight=...)` must be positive.\nGot {self.weight!r}.\n"
+                "Take 500.0, or an optax schedule that grows."
+            )
+
+    def data(self, state, nodes, step):
+        weight = self.weight(step) if callable(self.weight) else self.weight
+        weight = jnp.asarray(weight, nodes.w.dtype)
+        return jnp.broadcast_to(weight, nodes.w.shape) * where(self.on, nodes)
+
+    def density(self, energy, x, n, u, grad_u, data):
+        return data * jnp.sum((u - at(self.g, x)) ** 2)
+
+
+def where(on: Callable | None, nodes: Nodes) -> jax.Array:
+    """1 where the condition holds, else 0, `(n,)`."""
+    if on is None:
+        return jnp.ones_like(nodes.w)
+    return jax.vmap(on)(nodes.x).astype(nodes.w.dtype)

@@ -1,0 +1,5 @@
+"""How parameters are moved: first-order, quasi-Newton, and in function space."""
+
+from .abstract import AbstractOptimizer as AbstractOptimizer
+from .first_order import Adam as Adam, Optax as Optax
+from .natural import NaturalGradient as NaturalGradient

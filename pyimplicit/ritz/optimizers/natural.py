@@ -1,0 +1,140 @@
+r"""Energy natural gradients: Newton's method in function space, seen by the parameters.
+
+The step s solves (G + δ I) s = -∇I, with G the second variation of the energy pulled back
+to parameters (`functional`). For a quadratic energy u_θ + ∂u/∂θ s is the best
+approximation of the minimiser in the tangent space of the model, in the energy norm.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+
+from ...linear import Dense, MatrixFree
+from .abstract import AbstractOptimizer, info
+
+
+class NaturalGradient(AbstractOptimizer):
+    r"""Energy natural gradient descent, with a line search on a logarithmic grid.
+
+    **Arguments:**
+
+    - `gram`: `pi.Dense()`, G as a matrix, for up to some 2,000 parameters; or
+      `pi.MatrixFree()`, products only, with conjugate gradients.
+    - `damping`: values of δ, as parts of the mean diagonal of G. All are tried and the
+      best step is taken; with `MatrixFree` each costs a run of conjugate gradients.
+    - `lengths`: step lengths that are tried: 1, 1/2, …, 2^(1 - lengths). The one of
+      least energy is taken, none if all increase it.
+    - `max_products`, `rtol`: of the conjugate gradients.
+
+    G is singular wherever parameters are redundant: damping makes the step unique, not
+    the function. For energies that are not convex D²e may be indefinite: a step then is
+    one towards a stationary point, and the line search makes it go down. With multipliers
+    (a saddle) the gradient's norm is searched along.
+
+    *Needs* double precision: G squares the condition of the Jacobian.
+
+    ??? cite "Reference"
+        Müller, Zeinhofer, *Achieving high accuracy with PINNs via energy natural gradient
+        descent*, ICML 2023. arXiv:2302.13163
+    """
+
+    gram: Any = eqx.field(static=True, default=Dense())
+    damping: tuple[float, ...] = eqx.field(static=True, default=(1e-3, 1e-6, 1e-9, 1e-12))
+    lengths: int = eqx.field(static=True, default=16)
+    max_products: int = eqx.field(static=True, default=200)
+    rtol: float = eqx.field(static=True, default=1e-6)
+
+    def __check_init__(self):
+        if not isinstance(self.gram, Dense | MatrixFree):
+            raise TypeError(
+                "`NaturalGradient(gram=...)` must be pi.Dense() or pi.MatrixFree().\n"
+                f"Got {self.gram!r}.\nTake pi.MatrixFree() for more than 2,000 parameters."
+            )
+        if not self.damping or not all(d >= 0 for d in self.damping):
+            raise ValueError(
+                "`NaturalGradient(damping=...)` must be a tuple of numbers >= 0.\n"
+                f"Got {self.damping!r}.\nTake e.g. (1e-4, 1e-8)."
+            )
+
+    def init(self, theta):
+        if theta.dtype != jnp.float64:
+            raise TypeError(
+                "`NaturalGradient` needs parameters in double precision.\n"
+                f"Got {theta.dtype}.\nCall jax.config.update('jax_enable_x64', True) "
+                "before the model is made."
+            )
+        return ()
+
+    def step(self, problem, theta, state):
+        energy, g = jax.value_and_grad(problem.value)(theta)
+        if isinstance(self.gram, MatrixFree):
+            steps = self._by_products(problem, theta, g)
+        else:
+            steps = _damped(problem.gram(theta), g, self.damping, problem.sign)
+        decrements = -0.5 * steps @ g
+        merit, start = problem.value, energy
+        if problem.sign is not None:
+            merit = lambda theta: jnp.sum(jax.grad(problem.value)(theta) ** 2)
+            start = jnp.sum(g**2)
+        new, length, k = search(merit, start, theta, steps, self.lengths)
+        return new, state, info(energy, g, decrements[k], length)
+
+    def _by_products(self, problem, theta, g):
+        product = problem.product(theta)
+        scale = _mean_diagonal(product, theta)
+        struct = jax.ShapeDtypeStruct(theta.shape, theta.dtype)
+        solver = lx.CG(self.rtol, 0.0, max_steps=self.max_products)
+
+        def solve(delta):
+            A = lx.FunctionLinearOperator(
+                lambda v: product(v) + delta * scale * v,
+                struct,
+                lx.positive_semidefinite_tag,
+            )
+            return lx.linear_solve(A, -g, solver, throw=False).value
+
+        return jax.lax.map(solve, jnp.asarray(self.damping, theta.dtype))
+
+
+def search(merit, start, theta, steps, lengths: int):
+    """θ after the best of `steps`, `(k, p)`, times 1, 1/2, …; the length; which step.
+
+    Zero length if nothing is below `start`, but for what rounding may hide.
+    """
+    grid = 0.5 ** jnp.arange(lengths, dtype=theta.dtype)
+
+    def along(step):
+        return jax.lax.map(lambda t: merit(theta + t * step), grid)
+
+    values = jax.vmap(along)(steps).ravel()
+    values = jnp.where(jnp.isfinite(values), values, jnp.inf)
+    best = jnp.argmin(values)
+    k, i = best // lengths, best % lengths
+    slack = 10 * jnp.finfo(theta.dtype).eps * jnp.abs(start)
+    length = jnp.where(values[best] <= start + slack, grid[i], 0.0)
+    step = jnp.where(length > 0, steps[k], 0.0)  # a step that is NaN must not spread
+    return theta + length * step, length, k
+
+
+def _damped(G, g, damping, sign):
+    """(G + δ I)⁻¹ (-g) for each δ, `(k, p)`; NaN where G + δ I is not positive. With
+    multipliers G is a saddle, and δ has their sign."""
+    scale = jnp.mean(jnp.abs(jnp.diagonal(G)))
+    deltas = jnp.asarray(damping, G.dtype) * scale
+
+    def solve(delta):
+        if sign is not None:
+            return jnp.linalg.solve(G + jnp.diag(delta * sign), -g)
+        factor = jax.scipy.linalg.cho_factor(G + delta * jnp.eye(len(g), dtype=G.dtype))
+        return jax.scipy.linalg.cho_solve(factor, -g)
+
+    return jax.lax.map(solve, deltas)
+
+
+def _mean_diagonal(product, theta):
+    """tr G / p, by Hutchinson's estimate with a few fixed vectors."""
+    signs = jax.random.rademacher(jax.random.key(0), (8, theta.size), theta.dtype)
+    return jnp.mean(jax.vmap(lambda v: v @ product(v))(signs)) / theta.size

@@ -1,0 +1,248 @@
+"""The entry point of `pi.ritz`."""
+
+import functools
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .boundary import AbstractBoundary, Exact
+from .domains import AbstractDomain, Rule
+from .energies import Energy, as_energy
+from .functional import Discrete, Functional
+from .optimizers import AbstractOptimizer, NaturalGradient
+from .progress import Screen
+from .quadrature import AbstractQuadrature, Gauss, Sobol, fine_rule
+from .result import Report, RitzError, RitzResult
+
+
+def solve(
+    energy: Energy | Callable,
+    domain: AbstractDomain,
+    boundary: AbstractBoundary = Exact(),
+    model: Any = None,
+    *,
+    quadrature: AbstractQuadrature | None = None,
+    optimizer: AbstractOptimizer = NaturalGradient(),
+    steps: int = 100,
+    report_every: int | None = None,
+    rtol: float = 1e-12,
+    reference: float | None = None,
+    fine: Rule | None = None,
+    key: jax.Array | None = None,
+    chunk: int = 2048,
+    checkpoint: str | os.PathLike | None = None,
+    resume: bool = False,
+    callback: Callable | None = None,
+    progress: bool | None = None,
+    throw: bool = True,
+) -> RitzResult:
+    r"""Minimises an energy over a network: the deep Ritz method.
+
+    **Arguments:**
+
+    - `energy`: an `Energy`, e.g. `ritz.poisson(source=1.0)`, or a plain density
+      e(x, u, grad_u) of one point.
+    - `domain`: `Box`, `Ball`, `Polygon`, `LShape`, `Slit`, `Implicit`, or a `fem.Mesh`.
+    - `boundary`: `Exact(g)`, `Penalty(g, weight)`, `Nitsche(g)`, `LagrangeMultiplier(g)`,
+      `AugmentedLagrangian(g)`, `Natural()`.
+    - `model`: an equinox module, `(dim,)` to a scalar or `(m,)`; see `ritz.MLP`.
+    - `quadrature`: where the energy is integrated to train; by default `Gauss(4, 8)` up
+      to two dimensions, else `Sobol(4096)`.
+    - `optimizer`: `NaturalGradient()` (the default), `Adam(rate)`, `LBFGS()`, ….
+    - `steps`, `report_every`: steps in all, and between two reports (compiled as one
+      scan; by default a tenth of them, at most 50).
+    - `rtol`: stop when the decrement is below `rtol` times the energy.
+    - `reference`: the least energy, if known: reports then have a `gap`.
+    - `fine`: the rule of reports; `ritz.fine_rule(domain)` if not given.
+    - `key`: of random nodes; `jax.random.key(0)` if not given.
+    - `chunk`: nodes that are worked on at once.
+    - `checkpoint`, `resume`: a file that is written at each report; start from it if it
+      exists.
+    - `callback`: `callback(report, field)`; returning true stops.
+    - `progress`: True, False, or None for "if standard error is a terminal".
+    - `throw`: raise a `RitzError` (with `.result`) where NaN or infinity comes up.
+
+    **Returns:** a `RitzResult`. The function drives compiled steps from Python: it cannot
+    itself be jitted or differentiated; for derivatives in what the energy depends on see
+    `ritz.layer`.
+
+    ??? cite "Reference"
+        E, Yu, *The deep Ritz method* (2018). doi:10.1007/s40304-018-0127-z
+    """
+    domain = _as_domain(domain)
+    quadrature = _check(energy, domain, boundary, model, quadrature, optimizer, steps)
+    functional = Functional(as_energy(energy), domain, boundary, model, chunk)
+    _check_model(functional)
+    every = min(max(steps // 10, 1), 50) if report_every is None else report_every
+    fine = fine_rule(domain) if fine is None else fine
+    key = jax.random.key(0) if key is None else key
+    look = jax.jit(lambda theta: (functional.pure(theta, fine),
+                                  functional.violation(theta, fine)))  # fmt: skip
+    theta = functional.theta
+    nodes = quadrature.rule(domain, key).boundary if quadrature.is_fixed() else None
+    state = boundary.start(nodes), optimizer.init(theta)
+    done, history, message, converged = 0, [], f"{steps} steps were taken", False
+    run = _compiled(functional, optimizer)
+
+    def result() -> RitzResult:
+        field, trained = functional.field(theta), functional.model(theta)
+        return RitzResult(
+            trained, field, theta, converged, message, tuple(history), state[0]
+        )
+
+    if resume and checkpoint is not None and Path(checkpoint).exists():
+        theta, state, done = _load(checkpoint, (theta, state))
+    with Screen(steps, progress) as screen:
+        clock = time.perf_counter()
+        energy_now, violation = map(float, look(theta))
+        history.append(_report(done, energy_now, reference, violation=violation))
+        while done < steps:
+            size = functools.partial(_size, functional, theta)
+            quadrature = quadrature.prepare(domain, size)
+            n = min(every, steps - done)
+            new, new_state, infos = run(theta, state, quadrature, key, done, n)
+            energy_now, violation = map(float, look(new))
+            if not (math.isfinite(energy_now) and bool(jnp.isfinite(new).all())):
+                message = f"the energy is {energy_now} after {done + n} steps"
+                break
+            theta, state, done = new, new_state, done + n
+            last = jax.tree.map(lambda a: float(a[-1]), infos)
+            report = _report(
+                done,
+                energy_now,
+                reference,
+                trained=last.energy,
+                violation=violation,
+                gradient=last.gradient,
+                decrement=last.decrement,
+                length=last.length,
+                seconds=time.perf_counter() - clock,
+            )
+            history.append(report)
+            screen.show(report)
+            if checkpoint is not None:
+                _save(checkpoint, (theta, state), done)
+            if callback is not None and callback(report, functional.field(theta)):
+                message = "stopped by the callback"
+                return result()
+            if abs(last.decrement) <= rtol * abs(energy_now):
+                message, converged = f"the decrement fell to {last.decrement:.3g}", True
+                return result()
+    if done < steps and throw:
+        raise RitzError(
+            f"`ritz.solve` came upon a number that is not finite: {message}.\n"
+            f"Got energy {history[-1].energy:.6g} at the report before, step {done}.\n"
+            "Take a smaller learning rate or more nodes; see that the density is finite "
+            "and bounded below. The error's `.result` is that state.",
+            result(),
+        )
+    return result()
+
+
+def _compiled(functional: Functional, optimizer: AbstractOptimizer):
+    """`run(theta, state, quadrature, key, done, n)`: n steps as one scan."""
+
+    @eqx.filter_jit
+    def run(theta, state, quadrature, key, done, n):
+        def step(carry, i):
+            theta, (kept, opt) = carry
+            size = lambda x: _size(functional, theta, x)
+            rule = quadrature.rule(functional.domain, jax.random.fold_in(key, i), size)
+            problem = Discrete(functional, rule, kept, i)
+            theta, opt, info = optimizer.step(problem, theta, opt)
+            if functional.boundary.updates:
+                nodes = rule.boundary
+                u = jax.vmap(functional.field(theta))(nodes.x)
+                kept = functional.boundary.update(kept, nodes, u, i)
+            return (theta, (kept, opt)), info
+
+        carry, infos = jax.lax.scan(step, (theta, state), done + jnp.arange(n))
+        return *carry, infos
+
+    return run
+
+
+def _size(functional: Functional, theta, x):
+    """|e| at one point, what adaptive rules look at."""
+    theta = jax.lax.stop_gradient(theta)
+    density = functional.energy.density(x, *functional.interior_jet(theta, x))
+    return jnp.sum(jnp.abs(density))
+
+
+def _report(step, energy, reference, **more) -> Report:
+    gap = math.nan if reference is None else energy - reference
+    return Report(step, energy, gap=gap, **more)
+
+
+def _save(path, tree, done: int) -> None:
+    """Written beside and moved, so that a stopped run leaves a whole file."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    eqx.tree_serialise_leaves(part, (tree, jnp.asarray(done)))
+    os.replace(part, path)
+
+
+def _load(path, like):
+    tree, done = eqx.tree_deserialise_leaves(path, (like, jnp.asarray(0)))
+    return *tree, int(done)
+
+
+def _as_domain(domain) -> AbstractDomain:
+    if isinstance(domain, AbstractDomain):
+        return domain
+    raise TypeError(
+        f"`solve(domain=...)` must be a domain.\nGot {domain!r}.\n"
+        "Known: ritz.Box, Ball, Polygon, LShape, Slit, Implicit, or a fem.Mesh."
+    )
+
+
+def _check(energy, domain, boundary, model, quadrature, optimizer, steps):
+    """Refuses what no solve could use; returns the quadrature."""
+    if quadrature is None:
+        quadrature = Gauss(4, 8) if domain.dim <= 2 else Sobol(4096)
+    kinds = (
+        ("boundary", boundary, AbstractBoundary, "ritz.Exact(0.0)"),
+        ("quadrature", quadrature, AbstractQuadrature, "ritz.Gauss(4, 8)"),
+        ("optimizer", optimizer, AbstractOptimizer, "ritz.NaturalGradient()"),
+    )
+    for name, given, kind, example in kinds:
+        if not isinstance(given, kind):
+            raise TypeError(
+                f"`solve({name}=...)` must be a ritz {name}.\nGot {given!r}.\n"
+                f"Take for example {example}."
+            )
+    if not callable(model):
+        raise TypeError(
+            f"`solve(model=...)` must be an equinox module x -> u.\nGot {model!r}.\n"
+            "Take for example ritz.MLP(2, key=jax.random.key(0))."
+        )
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(
+            f"`solve(steps=...)` must be a positive whole number.\nGot {steps!r}.\n"
+            "Some 100 natural gradient steps, some 10,000 of Adam."
+        )
+    return quadrature
+
+
+def _check_model(functional: Functional) -> None:
+    if not functional.theta.size:
+        raise ValueError(
+            "`solve(model=...)` must have parameters.\nGot a model without floating "
+            "arrays.\nMake them arrays of the module, not closures."
+        )
+    x = jax.ShapeDtypeStruct((functional.domain.dim,), functional.theta.dtype)
+    u = jax.eval_shape(functional.field(functional.theta), x)
+    if not eqx.is_array_like(u) and not hasattr(u, "shape"):
+        raise TypeError(f"The model must return an array.\nGot {u!r}.\nReturn u(x).")
+    if u.ndim > 1:
+        raise ValueError(
+            "`solve(model=...)` must return a scalar or a vector at one point.\n"
+            f"Got shape {u.shape}.\nReturn () or (m,)."
+        )

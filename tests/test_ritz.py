@@ -1,0 +1,355 @@
+"""Deep Ritz: energies in closed form, derivatives, and problems that are solved."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import pyimplicit as pi
+from pyimplicit import ritz
+from pyimplicit.ritz import jets
+from pyimplicit.ritz.functional import Discrete, Functional
+
+from .ritz_problems import PROBLEMS, Given, relative
+
+
+DISK, SQUARE, INTERVAL, BALL = PROBLEMS
+KEY = jax.random.key(0)
+
+
+def functional(energy, domain, boundary, model):
+    return Functional(ritz.energies.as_energy(energy), domain, boundary, model)
+
+
+def energy_of(energy, domain, fn, quadrature):
+    f = functional(energy, domain, ritz.Natural(), Given(fn))
+    return float(jax.jit(lambda key: f.pure(f.theta, quadrature.rule(domain, key)))(KEY))
+
+
+# --- energies on rules -----------------------------------------------------------------
+
+
+def ten(x):
+    return jnp.sum(x[::2] * x[1::2])
+
+
+def neumann(d: int):
+    source = lambda x: 2 * math.pi**2 * jnp.sum(jnp.cos(math.pi * x))
+    return ritz.poisson(source, reaction=math.pi**2)
+
+
+FIVE = ritz.Box([0] * 5, [1] * 5)
+TEN = ritz.Box([0] * 10, [1] * 10)
+HUNDRED = ritz.Box([0] * 100, [1] * 100)
+cosines = lambda x: jnp.sum(jnp.cos(math.pi * x))
+# Energies in closed form, a rule, and the relative error that it may have.
+ENERGIES = {
+    **{f"{p.name}, Gauss": (p.energy, p.domain, p.u, ritz.Gauss(4, 3), p.least, 1e-6)
+       for p in PROBLEMS},
+    **{f"{p.name}, random": (p.energy, p.domain, p.u, ritz.MonteCarlo(20_000), p.least,
+                             0.03) for p in PROBLEMS},
+    **{f"{p.name}, Sobol": (p.energy, p.domain, p.u, ritz.Sobol(2**13), p.least, 2e-3)
+       for p in PROBLEMS},
+    "10-D harmonic": (ritz.poisson(), TEN, ten, ritz.Sobol(2**13), 5 / 3, 2e-3),
+    "100-D": (ritz.poisson(-200.0), HUNDRED, lambda x: x @ x, ritz.Sobol(2**12),
+              20200 / 3, 1e-3),
+    "5-D Neumann": (neumann(5), FIVE, cosines, ritz.Sobol(2**13), -5 * math.pi**2 / 2,
+                    5e-3),
+    "10-D Neumann": (neumann(10), TEN, cosines, ritz.Sobol(2**13), -5 * math.pi**2, 5e-3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_energies_in_closed_form(name):
+    energy, domain, u, quadrature, least, tol = ENERGIES[name]
+    assert energy_of(energy, domain, u, quadrature) == pytest.approx(least, rel=tol)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
+def test_rules_measure_domains_and_boundaries(problem):
+    domain = problem.domain
+    for quadrature in (ritz.Gauss(3, 2), ritz.MonteCarlo(4000), ritz.Sobol(4096)):
+        inside, around = quadrature.rule(domain, KEY)
+        assert float(inside.w.sum()) == pytest.approx(domain.volume)
+        assert float(around.w.sum()) == pytest.approx(domain.area)
+        assert bool(jax.vmap(domain.contains)(inside.x).all())
+        distance = jax.vmap(domain.distance)
+        assert bool((distance(inside.x) > 0).all())
+        np.testing.assert_allclose(distance(around.x), 0, atol=1e-12)
+        # Gauss's theorem for the field x: ∫ x·n ds = dim volume.
+        flux = jnp.sum(around.w * jnp.sum(around.x * around.normal, axis=1))
+        assert float(flux) == pytest.approx(domain.dim * domain.volume, rel=0.08)
+
+
+def test_rates_of_quadrature():
+    """Random points n^(-1/2), Sobol's nearly n^(-1), three Gauss points h^6."""
+    fn = lambda x: jnp.exp(x[0] - 2 * x[1] ** 2)
+    exact = (math.e - 1) * math.sqrt(math.pi / 8) * math.erf(math.sqrt(2))
+    domain = SQUARE.domain
+
+    def error(quadrature, keys=1):
+        run = lambda key: _integral(fn, quadrature.rule(domain, key)) - exact
+        return float(jnp.sqrt(jnp.mean(jax.vmap(run)(jax.random.split(KEY, keys)) ** 2)))
+
+    slope = lambda a, b, ratio: math.log(a / b) / math.log(ratio)
+    random = slope(error(ritz.MonteCarlo(64), 256), error(ritz.MonteCarlo(4096), 256), 64)
+    sobol = slope(error(ritz.Sobol(64), 64), error(ritz.Sobol(4096), 64), 64)
+    gauss = slope(error(ritz.Gauss(3, 2)), error(ritz.Gauss(3, 8)), 4)
+    assert abs(random - 0.5) < 0.1 and sobol > 0.85 and abs(gauss - 6) < 0.5
+
+
+def _integral(fn, rule):
+    return jnp.sum(rule.interior.w * jax.vmap(fn)(rule.interior.x))
+
+
+# --- derivatives -----------------------------------------------------------------------
+
+READY = {
+    "Poisson": (ritz.poisson(lambda x: x[0], kappa=lambda x: 1 + x[1] ** 2, reaction=2.0,
+                             flux=0.3, robin=1.0), None),
+    "anisotropic": (ritz.poisson(1.0, kappa=np.array([[2.0, 0.3], [0.3, 1.0]])), None),
+    "p-Laplacian": (ritz.p_laplacian(3.0, 1.0), None),
+    "Allen-Cahn": (ritz.ginzburg_landau(0.2, 0.1), None),
+    "Ginzburg-Landau": (ritz.ginzburg_landau(0.2), 2),
+    "obstacle": (ritz.obstacle(lambda x: 0.3 - x @ x, weight=10.0), None),
+    "elasticity": (ritz.linear_elasticity(1.0, 0.7, np.array([0.0, -1.0]),
+                                          traction=np.array([0.1, 0.0])), 2),
+    "neo-Hooke": (ritz.neo_hookean(1.0, 0.7, np.array([0.0, -0.1])), 2),
+    "Rayleigh": (ritz.rayleigh(lambda x: x @ x), None),
+    "deflated": (ritz.rayleigh(against=(lambda x: 1 + x[0], lambda x: x[1])), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READY)
+def test_gradients_and_metrics_of_energies(name):
+    """The gradient against differences; G v by products against the matrix; and, where
+    density and model make a quadratic energy, G against the Hessian."""
+    energy, out = READY[name]
+    model = ritz.MLP(2, 4, 1, out=out, scale=0.5, key=KEY)
+    f = functional(energy, SQUARE.domain, ritz.Penalty(0.2, 3.0), model)
+    problem = Discrete(f, ritz.Gauss(2, 2).rule(f.domain), (), 0)
+    theta = 0.5 * f.theta
+    v = jax.random.normal(jax.random.key(1), theta.shape)
+
+    @jax.jit
+    def all_of(theta, v):
+        G = problem.gram(theta)
+        both = jax.value_and_grad(problem.value)(theta)
+        return *both, G, problem.product(theta)(v)
+
+    _, g, G, Gv = all_of(theta, v)
+    eps = 1e-5
+    ahead, behind = (all_of(theta + s * eps * v, v)[0] for s in (1, -1))
+    assert float(g @ v) == pytest.approx(float((ahead - behind) / (2 * eps)), rel=1e-6)
+    np.testing.assert_allclose(G @ v, Gv, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(G, G.T, atol=1e-13)
+
+
+def test_the_metric_of_a_linear_model_is_the_hessian():
+    class Linear(eqx.Module):
+        c: jax.Array
+
+        def __call__(self, x):
+            return self.c @ jnp.array([1.0, x[0], x[1] ** 2, jnp.sin(x[0] * x[1])])
+
+    energy = ritz.poisson(1.0, kappa=2.0, reaction=0.5, robin=1.5)
+    f = functional(energy, DISK.domain, ritz.Penalty(1.0, 7.0), Linear(jnp.ones(4)))
+    problem = Discrete(f, ritz.Gauss(3, 1).rule(f.domain), (), 0)
+    wanted = jax.hessian(problem.value)(f.theta)
+    np.testing.assert_allclose(problem.gram(f.theta), wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_chunks_change_nothing():
+    model = ritz.MLP(2, 4, 1, key=KEY)
+    args = ritz.poisson(1.0), DISK.domain, ritz.Penalty(), model
+    rule = ritz.Gauss(3, 2).rule(DISK.domain)
+    whole, cut = (Discrete(Functional(*args, chunk), rule, (), 0) for chunk in (4096, 37))
+    for fn in ("value", "gram"):
+        a, b = getattr(whole, fn)(model_theta := whole.functional.theta), None
+        b = getattr(cut, fn)(model_theta)
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+    a, b = (jax.grad(p.value)(model_theta) for p in (whole, cut))
+    np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("dim", [2, 12])  # forwards and in reverse
+def test_jets(dim):
+    fn = lambda x: jnp.sum(jnp.sin(x) * x[::-1])
+    x = jnp.linspace(0.1, 1.0, dim)
+    u, g, laplacian = jets.with_laplacian(fn, x, dim)
+    np.testing.assert_allclose(jets.first(fn, x, dim)[1], jax.grad(fn)(x))
+    np.testing.assert_allclose(g, jax.grad(fn)(x), rtol=1e-12)
+    np.testing.assert_allclose(laplacian, jnp.trace(jax.hessian(fn)(x)), rtol=1e-12)
+    assert float(u) == pytest.approx(float(fn(x)))
+
+
+# --- problems --------------------------------------------------------------------------
+
+
+def test_an_interval_to_six_digits():
+    model = ritz.MLP(
+        1, 10, 1, activation=jnp.sin, scale=3.0, centre=0.5, reach=0.5, key=KEY
+    )
+    result = ritz.solve(
+        INTERVAL.energy, INTERVAL.domain, ritz.Exact(), model,
+        quadrature=ritz.Gauss(4, 6), steps=60, reference=INTERVAL.least,
+    )  # fmt: skip
+    assert relative(result.field, INTERVAL) < 1e-6
+    # Exact boundary values and an accurate rule: the energy is never below the least.
+    assert all(row.gap > -1e-12 for row in result.history)
+
+
+@pytest.mark.parametrize("gram", [pi.Dense(), pi.MatrixFree()], ids=["dense", "products"])
+def test_a_disk(gram):
+    model = ritz.MLP(2, 8, 1, key=KEY)
+    result = ritz.solve(
+        DISK.energy, DISK.domain, ritz.Exact(), model, quadrature=ritz.Gauss(3, 2),
+        optimizer=ritz.NaturalGradient(gram, (1e-3, 1e-6), 10, max_products=60),
+        steps=15, reference=DISK.least,
+    )  # fmt: skip
+    assert relative(result.field, DISK) < 1e-2
+    gap = result.history[-1].gap
+    assert 0 < gap < 1e-4 * abs(DISK.least)
+    # The decrement tells how far the least energy of the model is, from the start on.
+    assert result.history[1].decrement > 0
+
+
+def test_the_penalty_moves_the_solution_as_it_should():
+    """On the disk u = (1 - r²)/4 + 1/(4 weight): du/dn + 2 weight u = 0."""
+    weight = 5.0
+    model = ritz.MLP(2, 12, 1, activation=jnp.sin, key=KEY)
+    result = ritz.solve(
+        DISK.energy, DISK.domain, ritz.Penalty(0.0, weight), model,
+        quadrature=ritz.Gauss(3, 3), steps=20,
+    )  # fmt: skip
+    x = DISK.domain.sample(KEY, 50)
+    wanted = jax.vmap(DISK.u)(x) + 1 / (4 * weight)
+    np.testing.assert_allclose(result.u(x), wanted, atol=6e-3)  # of a shift of 0.05
+    assert result.history[-1].violation == pytest.approx(
+        math.sqrt(2 * math.pi) / (4 * weight), rel=0.02
+    )
+    assert result.energy < DISK.least  # which is why energies without a word on the
+    # treatment of the boundary mean little
+
+
+def test_adam_on_random_points_goes_down():
+    model = ritz.ReLU3(2, 8, 2, key=KEY)
+    result = ritz.solve(
+        DISK.energy, DISK.domain, ritz.Exact(), model,
+        quadrature=ritz.MonteCarlo(128), optimizer=ritz.Adam(optax.cosine_decay_schedule(
+            5e-3, 400)), steps=400, reference=DISK.least,
+    )  # fmt: skip
+    assert result.history[0].gap > 0.01
+    assert 0 < result.history[-1].gap < 2e-3 and not result.converged
+    assert all(row.gap > 0 for row in result.history)  # on the fine rule, not on its own
+
+
+def test_a_run_that_stops_goes_on_from_its_file(tmp_path):
+    def run(steps, **more):
+        model = ritz.MLP(2, 4, 1, key=KEY)
+        return ritz.solve(
+            DISK.energy, DISK.domain, ritz.Exact(), model,
+            quadrature=ritz.MonteCarlo(64), optimizer=ritz.Adam(1e-2), steps=steps,
+            report_every=4, **more,
+        )  # fmt: skip
+
+    file = tmp_path / "run.eqx"
+    whole = run(8)
+    run(4, checkpoint=file)
+    rest = run(8, checkpoint=file, resume=True)
+    np.testing.assert_array_equal(whole.theta, rest.theta)
+    assert rest.history[0].step == 4 and rest.steps == 8
+    stopped = run(8, callback=lambda report, field: report.step >= 4)
+    assert stopped.steps == 4 and "callback" in stopped.message
+
+
+def test_an_energy_without_a_minimum_is_reported():
+    """A wrong sign makes the energy unbounded below: -∫ ½|∇u|² (the gradient grows until
+    it overflows)."""
+    wrong = lambda x, u, g: -0.5 * (g @ g) ** 4 - u
+    model = ritz.MLP(2, 4, 1, key=KEY)
+    how: dict[str, Any] = {
+        "optimizer": ritz.Optax(optax.sgd(10.0)),
+        "quadrature": ritz.Gauss(2, 2),
+    }
+    with pytest.raises(ritz.RitzError, match="not finite") as caught:
+        ritz.solve(wrong, DISK.domain, ritz.Exact(), model, **how)
+    assert bool(jnp.isfinite(caught.value.result.theta).all())
+    result = ritz.solve(wrong, DISK.domain, ritz.Exact(), model, throw=False, **how)
+    assert not result.converged and result.steps < 100
+
+
+def test_the_sign_of_the_source():
+    """Known repositories solved for -u: a positive source must push up."""
+    model = ritz.MLP(2, 4, 1, key=KEY)
+    result = ritz.solve(
+        DISK.energy, DISK.domain, ritz.Exact(), model, steps=5,
+        quadrature=ritz.Gauss(2, 2),
+    )  # fmt: skip
+    assert float(result.field(jnp.zeros(2))) == pytest.approx(0.25, abs=0.05)
+    assert result.energy < 0  # the best model is not the one of least |energy|
+
+
+def test_points_lie_in_the_domain_that_was_given():
+    """One repository sampled (-1, 1)^10 for a problem on (0, 1)^10, another weighted the
+    sides of a boundary by their number and not by their length."""
+    box = ritz.Box([0.0, -1.0], [1.0, 3.0])
+    x = box.sample(KEY, 4000)
+    np.testing.assert_allclose(x.min(0), [0, -1], atol=0.01)
+    np.testing.assert_allclose(x.max(0), [1, 3], atol=0.01)
+    np.testing.assert_allclose(x.mean(0), [0.5, 1.0], atol=0.05)
+    around = box.sample_boundary(KEY, 20_000)
+    share = float(jnp.mean(jnp.abs(around.normal[:, 0])))  # the long sides: 8 of 10
+    assert share == pytest.approx(0.8, abs=0.02)
+
+
+# --- refusals --------------------------------------------------------------------------
+
+MODEL = ritz.MLP(2, 3, 1, key=KEY)
+SOLVE: Any = ritz.solve
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: ritz.Box([0, 0], [1, 0]), "lower < upper"),
+        (lambda: ritz.Box([0, 0], [1]), "same length"),
+        (lambda: ritz.Ball(2, -1.0), "above zero"),
+        (lambda: ritz.Gauss(0).rule(DISK.domain), "positive whole"),
+        (lambda: ritz.Gauss(2).rule(TEN), "Sobol"),
+        (lambda: ritz.MonteCarlo(0), "positive whole"),
+        (lambda: ritz.Penalty(weight=-1.0), "must be positive"),
+        (lambda: ritz.MLP(2, 0, key=KEY), "positive whole"),
+        (lambda: ritz.ReLU3(20, 10, key=KEY), "lift=True"),
+        (lambda: ritz.p_laplacian(1.0), "larger than 1"),
+        (lambda: ritz.p_laplacian(1.5), "epsilon"),
+        (lambda: ritz.NaturalGradient("dense"), "MatrixFree"),
+        (lambda: ritz.NaturalGradient(damping=(-1.0,)), "damping"),
+        (lambda: SOLVE(1.0, DISK.domain, model=MODEL), "must be an `Energy`"),
+        (lambda: SOLVE(DISK.energy, "disk", model=MODEL), "must be a domain"),
+        (lambda: SOLVE(DISK.energy, DISK.domain, 0.0, MODEL), "boundary"),
+        (lambda: ritz.solve(DISK.energy, DISK.domain), "equinox module"),
+        (lambda: ritz.solve(DISK.energy, DISK.domain, model=lambda x: x[0]), "parameters"),
+        (lambda: ritz.solve(DISK.energy, DISK.domain, model=MODEL, steps=0), "steps"),
+    ],
+)
+def test_bad_input_is_refused(call, words):
+    with pytest.raises((ValueError, TypeError), match=words) as caught:
+        call()
+    assert "Got" in str(caught.value)
+
+
+def test_single_precision_is_for_first_order_methods():
+    model = jax.tree.map(lambda a: a.astype(jnp.float32), MODEL)
+    with pytest.raises(TypeError, match="double precision"):
+        ritz.solve(DISK.energy, DISK.domain, ritz.Exact(), model)
+
+
+@pytest.mark.parametrize("blocks, paper", [(3, 591), (4, 811), (5, 1031), (6, 1251)])
+def test_the_networks_of_the_paper_have_its_sizes(blocks, paper):
+    assert ritz.count(ritz.ReLU3(2, 10, blocks, key=KEY)) == paper
