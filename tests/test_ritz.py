@@ -237,6 +237,28 @@ def test_the_penalty_moves_the_solution_as_it_should():
     # treatment of the boundary mean little
 
 
+def test_nitsche_has_no_bias():
+    """Where the penalty of the same weight is 0.05 off: the true solution is stationary,
+    and a function with other boundary values is not."""
+    model = Given(lambda x: DISK.u(x) + 0.0 * x[0])
+    rule = ritz.Gauss(3, 2).rule(DISK.domain)
+
+    def slope(boundary, shift):
+        class Shifted(eqx.Module):
+            c: jax.Array
+
+            def __call__(self, x):
+                return model(x) + self.c[0] + self.c[1] * x[0] + self.c[2] * x @ x
+
+        f = functional(DISK.energy, DISK.domain, boundary, Shifted(jnp.array(shift)))
+        return jax.grad(Discrete(f, rule, (), 0).value)(f.theta)
+
+    still = [0.0, 0.0, 0.0]
+    np.testing.assert_allclose(slope(ritz.Nitsche(0.0, 5.0), still), 0, atol=1e-12)
+    assert float(jnp.abs(slope(ritz.Penalty(0.0, 5.0), still)).max()) > 1
+    assert float(jnp.abs(slope(ritz.Nitsche(0.0, 5.0), [0.05, 0.0, 0.0])).max()) > 1
+
+
 def test_adam_on_random_points_goes_down():
     model = ritz.ReLU3(2, 8, 2, key=KEY)
     result = ritz.solve(
@@ -324,6 +346,7 @@ SOLVE: Any = ritz.solve
         (lambda: ritz.Gauss(2).rule(TEN), "Sobol"),
         (lambda: ritz.MonteCarlo(0), "positive whole"),
         (lambda: ritz.Penalty(weight=-1.0), "must be positive"),
+        (lambda: ritz.Nitsche(weight=-1.0), "must be positive"),
         (lambda: ritz.MLP(2, 0, key=KEY), "positive whole"),
         (lambda: ritz.ReLU3(20, 10, key=KEY), "lift=True"),
         (lambda: ritz.p_laplacian(1.0), "larger than 1"),

@@ -4,6 +4,7 @@ from .boundary import (
     AbstractBoundary as AbstractBoundary,
     Exact as Exact,
     Natural as Natural,
+    Nitsche as Nitsche,
     Penalty as Penalty,
 )
 from .domains import (

@@ -5,8 +5,6 @@
 | `Exact` | zero, by construction | never |
 | `Penalty` | of the order 1/weight | by as much |
 | `Nitsche` | small, no bias | possible |
-| `LagrangeMultiplier` | orthogonal to the multipliers | possible |
-| `AugmentedLagrangian` | tends to zero | possible |
 | `Natural` | no condition on u | never |
 
 A treatment may change the function (`field`), add a density on the boundary, and keep a
@@ -125,3 +123,36 @@ def where(on: Callable | None, nodes: Nodes) -> jax.Array:
     if on is None:
         return jnp.ones_like(nodes.w)
     return jax.vmap(on)(nodes.x).astype(nodes.w.dtype)
+
+
+class Nitsche(AbstractBoundary):
+    r"""Adds ∫ -σ·n (u - g) + weight |u - g|² ds with the energy's own flux σ = ∂e/∂∇u.
+
+    The boundary condition then holds without the bias of the penalty. `weight` must be
+    large enough for the energy to be bounded below (a constant over the width of what the
+    model resolves); for Poisson the second variation is that of Nitsche's form.
+
+    Source: Nitsche, *Über ein Variationsprinzip zur Lösung von Dirichlet-Problemen bei
+    Verwendung von Teilräumen* (1971). doi:10.1007/BF02995904. For networks: Liao, Ming,
+    *Deep Nitsche method* (2021). arXiv:1912.01309.
+    """
+
+    g: Any = 0.0
+    weight: Any = 50.0
+    on: Callable | None = None
+    active = True
+
+    def __check_init__(self):
+        if not self.weight > 0:
+            raise ValueError(
+                f"`Nitsche(weight=...)` must be positive.\nGot {self.weight!r}.\n"
+                "Take 50.0, and more for wider networks."
+            )
+
+    def data(self, state, nodes, step):
+        return where(self.on, nodes)
+
+    def density(self, energy, x, n, u, grad_u, data):
+        miss = u - at(self.g, x)
+        flux = jax.grad(lambda slope: energy.density(x, u, slope))(grad_u)
+        return data * (-jnp.sum((flux @ n) * miss) + self.weight * jnp.sum(miss**2))

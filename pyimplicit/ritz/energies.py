@@ -17,9 +17,9 @@ from . import jets
 class Energy(eqx.Module):
     """A functional of u by its density.
 
-    - `density`: `density(x, u, grad_u)`, a scalar; x is `(dim,)` (of a `Family`, followed
-      by the parameters), u what the model returns, `()` or `(m,)`, grad_u `(*u.shape,
-      dim)`. May return a vector `(k,)` of integrands; then `combine` is needed.
+    - `density`: `density(x, u, grad_u)`, a scalar; x is `(dim,)`, u what the model
+      returns, `()` or `(m,)`, grad_u `(*u.shape, dim)`. May return a vector
+      `(k,)` of integrands; then `combine` is needed.
     - `boundary`: `boundary(x, n, u)`, a scalar, integrated over the boundary: loads (with
       a minus sign) and Robin terms; n is the outward normal.
     - `jet`: what the density gets after x; `jets.first`, or `jets.with_laplacian`.

@@ -21,7 +21,7 @@ def first(field: Callable, x: jax.Array, dim: int) -> tuple[Any, ...]:
     """`(u, grad_u)` at one point; `grad_u` is `(*u.shape, dim)`.
 
     Derivatives are with respect to the first `dim` entries of `x`; what follows them are
-    parameters (see `Family`). One linearisation, pushed along each direction; scalars of
+    parameters. One linearisation, pushed along each direction; scalars of
     many coordinates go in reverse. Neither makes a Hessian when parameters are
     differentiated after.
     """

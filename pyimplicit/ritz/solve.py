@@ -49,13 +49,12 @@ def solve(
 
     - `energy`: an `Energy`, e.g. `ritz.poisson(source=1.0)`, or a plain density
       e(x, u, grad_u) of one point.
-    - `domain`: `Box`, `Ball`, `Polygon`, `LShape`, `Slit`, `Implicit`, or a `fem.Mesh`.
-    - `boundary`: `Exact(g)`, `Penalty(g, weight)`, `Nitsche(g)`, `LagrangeMultiplier(g)`,
-      `AugmentedLagrangian(g)`, `Natural()`.
+    - `domain`: a `Box` or a `Ball`, of any dimension.
+    - `boundary`: `Exact(g)`, `Penalty(g, weight)`, `Nitsche(g, weight)`, `Natural()`.
     - `model`: an equinox module, `(dim,)` to a scalar or `(m,)`; see `ritz.MLP`.
     - `quadrature`: where the energy is integrated to train; by default `Gauss(4, 8)` up
       to two dimensions, else `Sobol(4096)`.
-    - `optimizer`: `NaturalGradient()` (the default), `Adam(rate)`, `LBFGS()`, ….
+    - `optimizer`: `NaturalGradient()` (the default), `Adam(rate)`, `Optax(...)`.
     - `steps`, `report_every`: steps in all, and between two reports (compiled as one
       scan; by default a tenth of them, at most 50).
     - `rtol`: stop when the decrement is below `rtol` times the energy.
@@ -70,8 +69,7 @@ def solve(
     - `throw`: raise a `RitzError` (with `.result`) where NaN or infinity comes up.
 
     **Returns:** a `RitzResult`. The function drives compiled steps from Python: it cannot
-    itself be jitted or differentiated; for derivatives in what the energy depends on see
-    `ritz.layer`.
+    itself be jitted or differentiated.
 
     ??? cite "Reference"
         E, Yu, *The deep Ritz method* (2018). doi:10.1007/s40304-018-0127-z
@@ -199,7 +197,7 @@ def _as_domain(domain) -> AbstractDomain:
         return domain
     raise TypeError(
         f"`solve(domain=...)` must be a domain.\nGot {domain!r}.\n"
-        "Known: ritz.Box, Ball, Polygon, LShape, Slit, Implicit, or a fem.Mesh."
+        "Known: ritz.Box and ritz.Ball."
     )
 
 
