@@ -1,6 +1,10 @@
 """Finite elements on meshes, with coefficients that can be learnt."""
 
 from . import models as models
+from .checkpoints import (
+    CheckpointPlan as CheckpointPlan,
+    checkpoint_plan as checkpoint_plan,
+)
 from .coefficients import (
     by_region as by_region,
     cellwise as cellwise,
@@ -13,6 +17,7 @@ from .coefficients import (
 from .constraints import Tie as Tie
 from .diffusion import Diffusion as Diffusion
 from .eigen import Eigenpairs as Eigenpairs, eigenpairs as eigenpairs
+from .evolve import evolve as evolve
 from .forms import (
     Field as Field,
     div as div,
@@ -29,4 +34,11 @@ from .mesh import Mesh as Mesh
 from .mixed import MixedSpace as MixedSpace
 from .operators import integrate as integrate, point_evaluation as point_evaluation
 from .problem import Problem as Problem
+from .schemes import (
+    BDF2 as BDF2,
+    SDIRK2 as SDIRK2,
+    SDIRK3 as SDIRK3,
+    BackwardEuler as BackwardEuler,
+    CrankNicolson as CrankNicolson,
+)
 from .space import FunctionSpace as FunctionSpace

@@ -1,5 +1,6 @@
 """Boundary value problems, solved by sparse factorisations."""
 
+from collections.abc import Set
 from typing import Any, Literal, overload
 
 import jax
@@ -43,6 +44,8 @@ class Problem:
       `V.shape`; where it touches one, the equation is an inequality (an obstacle problem).
     - `structure` of the matrix: "general"; "symmetric" or "spd" where the form has it,
       which is faster. Forms of this package know theirs.
+    - `mass(u, v, w)`: the form of the time derivative, for `pyimplicit.fem.evolve`; linear
+      in u and v, u·v if not given.
 
     In a `MixedSpace` conditions are tuples of dicts, one for each field, and so is the
     nullspace.
@@ -63,6 +66,7 @@ class Problem:
         lower=None,
         upper=None,
         structure: Structure | None = None,
+        mass=None,
     ):
         if not isinstance(V, Space) or not callable(form):
             raise TypeError(
@@ -70,7 +74,7 @@ class Problem:
                 f"Got {type(V).__name__} and {type(form).__name__}.\n"
                 "The form is called as form(u, v, w)."
             )
-        self.V, self.form = V, form
+        self.V, self.form, self.mass = V, form, mass
         self.pieces = [Piece(form), *pieces(V, neumann, robin, boundary)]
         self.dirichlet = [
             Dirichlet(part, conditions)
@@ -171,7 +175,7 @@ class Problem:
         load = None if load is None else self._check_load(load)
         at = None if points is None else moved(self.V, self.form, points, throw)
         parts = self._given(dirichlet, at)
-        found, dtype = self._interpret(coefficients or {}, parts, load, at)
+        found, dtype = self._interpret(coefficients or {}, parts, at, load)
         given = self._values(parts, dtype)
         if hasattr(self.form, "check"):
             self.form.check(V, coefficients or {})
@@ -201,7 +205,7 @@ class Problem:
         are differentiable in what is given, and their pattern."""
         V = self.V
         at = None if points is None else moved(self.V, self.form, points)
-        found, dtype = self._interpret(coefficients or {}, [], None, at)
+        found, dtype = self._interpret(coefficients or {}, [], at)
         pattern = self._condensed.pattern
         if pattern is None:
             raise ValueError(
@@ -253,8 +257,9 @@ class Problem:
         plain = len(self.pieces) == 1 and not self._bounded
         return fits and plain and points is None
 
-    def _interpret(self, coefficients: dict, parts: list, load, points):
-        """The coefficients of each piece, and the common precision of all that is given."""
+    def _interpret(self, coefficients: dict, parts: list, points, *others):
+        """The coefficients of each piece, and the common precision of all that is given,
+        `others` too."""
         V = self.V
         x = None if points is None else points_of(V, V.domain(), points)
         common = {name: interpret(V, name, c, x) for name, c in coefficients.items()}
@@ -262,19 +267,26 @@ class Problem:
         everything = [c for group in (common, *own) for c in group.values()]
         given = [c.values for c in everything if c.meaning != "law"]
         given += [value for group in parts for value in group]
-        given += [a for a in (load, points) if a is not None]
+        given += [a for a in (points, *others) if a is not None]
         dtype = common_dtype(given)
         cast = lambda group: {n: c.astype(dtype) for n, c in group.items()}
         return [cast(common | mine) for mine in own], dtype
 
-    def _terms(self, found: list[dict[str, Coefficient]], dtype, points):
-        """The terms with their coefficients evaluated, and whether all are linear in u."""
+    def _terms(
+        self,
+        found: list[dict[str, Coefficient]],
+        dtype,
+        points,
+        others: Set[str] = frozenset(),
+    ):
+        """The terms with their coefficients evaluated, and whether all are linear in u.
+        `others`: names that the forms need not read."""
         V, used, linear, terms = self.V, set(), True, []
         for piece, coefficients in zip(self.pieces, found, strict=True):
             laws = {n: c.values for n, c in coefficients.items() if c.meaning == "law"}
             form = with_laws(piece.form, laws)
             domain = V.domain(piece.boundary)
-            w = _structs(V, domain, coefficients, dtype)
+            w = structs_at(V, domain, coefficients, dtype)
             names = names_of(V, form, w, dtype)
             used |= names
             w = {n: s for n, s in w.items() if n in names | {"x"}}
@@ -289,7 +301,7 @@ class Problem:
                 if n in names and n not in laws
             }
             terms.append(Term(form, domain, evaluated))
-        unknown = sorted(found[0].keys() - used)
+        unknown = sorted(found[0].keys() - used - others)
         if unknown:
             raise ValueError(
                 "The coefficients of a solve must be those that its form reads.\n"
@@ -360,7 +372,7 @@ def _by_part(V: Space, conditions) -> tuple:
     return tuple(c or {} for c in conditions)
 
 
-def _structs(V: Space, domain, coefficients: dict[str, Coefficient], dtype) -> dict:
+def structs_at(V: Space, domain, coefficients: dict[str, Coefficient], dtype) -> dict:
     """What `w` holds at a point, as structs."""
     struct = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.finfo(dtype).dtype)
     dim = V.mesh.dim

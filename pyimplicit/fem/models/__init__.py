@@ -16,3 +16,4 @@ from .scalar import (
     reaction_diffusion as reaction_diffusion,
 )
 from .solid import elasticity as elasticity, hyperelasticity as hyperelasticity
+from .transient import burgers as burgers, heat as heat, wave as wave

@@ -1,0 +1,232 @@
+"""Problems in time: rates of the schemes, exact solutions, discrete derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from pyimplicit import fem
+from pyimplicit.fem import (
+    BDF2,
+    SDIRK2,
+    SDIRK3,
+    BackwardEuler,
+    CrankNicolson,
+    FunctionSpace,
+    Mesh,
+    Problem,
+    evolve,
+    models,
+)
+
+
+close = lambda a, b, tol=1e-10: np.testing.assert_allclose(a, b, rtol=tol, atol=tol)
+SCHEMES = [BackwardEuler(), CrankNicolson(), BDF2(), SDIRK2(), SDIRK3()]
+LINE = FunctionSpace(Mesh.interval(8))
+ENDS = {"left": 0.0, "right": 0.0}
+heat = models.heat(LINE, ENDS)
+
+
+def modes(V, dirichlet):
+    """λ and the modes of K u = λ M u, with zeros on the boundary."""
+    problem = models.poisson(V, dirichlet)
+    mass = Problem(V, lambda u, v, w: u * v, dirichlet, structure="spd")
+    both = problem.matrix({"kappa": 1.0}), mass.matrix()
+    K, M = (np.asarray(pattern.todense(a)) for a, pattern in both)
+    values, free = scipy.linalg.eigh(K, M)
+    vectors = np.zeros((V.n_dofs, len(values)))
+    vectors[problem._condensed.free] = free
+    return values, vectors
+
+
+@pytest.mark.parametrize("method", SCHEMES, ids=lambda m: type(m).__name__)
+def test_rates(method):
+    """Against e^{-λt} with λ of the discrete operator, so that space has no error."""
+    values, vectors = modes(LINE, ENDS)
+    which, end = 2, 0.06
+
+    def error(n):
+        t = jnp.linspace(0.0, end, n + 1)
+        u = evolve(heat, vectors[:, which], t, {"kappa": 1.0}, method=method, save="last")
+        return jnp.abs(u - vectors[:, which] * np.exp(-values[which] * end)).max()
+
+    coarse, fine = jax.jit(lambda: (error(24), error(48)))()
+    assert abs(np.log2(coarse / fine) - method.order) < 0.2
+
+
+@pytest.mark.parametrize("method", SCHEMES, ids=lambda m: type(m).__name__)
+def test_exact_in_time_and_space(method):
+    """u = (1 + x² + y²)(1 + 2t): source, boundary and steps change with t."""
+    V = FunctionSpace(Mesh.rectangle(2, 1), "P2")
+    exact = lambda x, t: (1 + x @ x) * (1 + 2 * t)
+    problem = models.heat(V, {"boundary": 0.0}, source="f", density="rho")
+    f = lambda t: lambda x: 3 * 2 * (1 + x @ x) - 4 * 0.5 * (1 + 2 * t)
+    t = np.array([0.0, 0.1, 0.2, 0.25, 0.7])
+    u = jax.jit(
+        lambda: evolve(
+            problem,
+            lambda x: exact(x, 0.0),
+            t,
+            lambda t: {"kappa": 0.5, "f": f(t), "rho": 3.0},
+            dirichlet=lambda t: {"boundary": lambda x: exact(x, t)},
+            method=method,
+        )
+    )()
+    assert u.shape == (5, V.n_dofs)
+    close(u, [[exact(x, s) for x in V.dof_points] for s in t])
+
+
+# --- derivatives ------------------------------------------------------------------------
+
+rng = np.random.default_rng(0)
+THETA = {
+    "u0": jnp.asarray(rng.normal(size=LINE.n_dofs)),
+    "kappa": jnp.asarray(rng.uniform(0.5, 2.0, LINE.mesh.n_points)),
+    "f": jnp.array([1.0, -2.0]),
+    "g": jnp.array(0.7),
+    "end": jnp.array(0.3),
+}
+
+
+def heated(theta, method=BackwardEuler(), **options):
+    """Source and boundary values that change, and a last time, all differentiated."""
+    problem = models.heat(LINE, {"left": 0.0}, source="f", neumann={"right": 0.3})
+    a, b = theta["f"]
+    coefficients = lambda t: {
+        "kappa": fem.nodal(theta["kappa"]),
+        "f": lambda x: jnp.sin(a * t + b * x[0]),
+    }
+    boundary = lambda t: {"left": theta["g"] * jnp.cos(t)}
+    t = jnp.linspace(0.0, 1.0, 7) ** 2 * theta["end"]
+    return evolve(
+        problem, theta["u0"], t, coefficients, dirichlet=boundary, method=method, **options
+    )
+
+
+def products(fn, theta, seed=1):
+    """Value, tangent, a cotangent's product with it in both modes, and H v of a loss."""
+    random = lambda a: jnp.asarray(np.random.default_rng(seed).normal(size=a.shape))
+    t_theta = jax.tree.map(random, theta)
+    dot = lambda a, b: sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), a, b)))
+    value, t_u = jax.jvp(fn, (theta,), (t_theta,))
+    ct = jax.tree.map(random, value)
+    gradient = jax.grad(lambda theta: dot(ct, jax.tree.map(jnp.sin, fn(theta))))
+    first, second = jax.jvp(gradient, (theta,), (t_theta,))
+    slope = jax.tree.map(lambda c, u: c * jnp.cos(u), ct, value)
+    return value, t_u, (dot(slope, t_u), dot(first, t_theta)), first, second
+
+
+def check_products(fn, theta, tol=1e-6, h=1e-5):
+    """Against central differences, and the two modes against each other."""
+    found = jax.jit(lambda theta: products(fn, theta))
+    _, t_u, pairing, _, second = found(theta)
+    np.testing.assert_allclose(*pairing, rtol=1e-10)
+    random = lambda a: jnp.asarray(np.random.default_rng(1).normal(size=a.shape))
+    t_theta = jax.tree.map(random, theta)
+    move = lambda h: found(jax.tree.map(lambda a, t: a + h * t, theta, t_theta))
+    ahead, behind = move(h), move(-h)
+    difference = lambda i: jax.tree.map(lambda a, b: (a - b) / (2 * h), ahead[i], behind[i])
+    size = lambda tree: max(float(abs(a).max()) for a in jax.tree.leaves(tree))
+    for exact, near in ((t_u, difference(0)), (second, difference(3))):
+        scale = size(exact)
+        assert scale > 1e-3
+        for a, b in zip(*map(jax.tree.leaves, (exact, near)), strict=True):
+            close(a / scale, b / scale, tol)
+    return found(theta)
+
+
+@pytest.mark.parametrize(
+    "method", [CrankNicolson(), BDF2()], ids=lambda m: type(m).__name__
+)
+def test_derivatives(method):
+    check_products(lambda theta: heated(theta, method), THETA)
+
+
+# --- checkpoints ------------------------------------------------------------------------
+
+
+def test_binomial_plan():
+    """The factors of 1000 steps that Griewank and Walther's bound gives (and spyro saw)."""
+    factors = [fem.checkpoint_plan(1000, s).recompute_factor for s in (5, 10, 20, 40, 60)]
+    close(factors, [7.28, 4.62, 3.74, 3.09, 2.94], 6e-3)
+    plan = fem.checkpoint_plan(7, 3, state_bytes=80)
+    assert plan.bytes == 240 and fem.checkpoint_plan(9, 99).recompute_factor == 2.0
+    reversed_ = [b + m for _, b, m, to in plan.moves if to < 0]
+    assert reversed_ == list(reversed(range(7)))
+    with pytest.raises(ValueError, match="positive whole number"):
+        fem.checkpoint_plan(10, 0)
+
+
+def test_checkpoints_change_nothing():
+    """Value, gradient, tangent and H v with few states are those with all."""
+    sensor = lambda t, u: u[3] * t
+    run = lambda s: jax.jit(
+        lambda theta: products(
+            lambda theta: heated(theta, BDF2(), checkpoints=s, save=sensor), theta
+        )
+    )(THETA)
+    for a, b in zip(*map(jax.tree.leaves, (run(None), run(2))), strict=True):
+        close(a, b, 1e-11)
+
+
+BAD = {
+    "rise": dict(t=[0.0, 2.0, 1.0]),
+    "at least two times": dict(t=[0.0]),
+    "stepping scheme": dict(method="BDF2"),
+    "'all', 'last'": dict(save="some"),
+    "must have shape": dict(u0=jnp.zeros(3)),
+    "positive whole number": dict(checkpoints=0),
+    "does not read": dict(coefficients={"kappa": 1.0, "f": 1.0}),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_inputs(message):
+    given = dict(u0=0.0, t=[0.0, 1.0], coefficients={"kappa": 1.0}) | BAD[message]
+    problem = Problem(LINE, lambda u, v, w: w.kappa * fem.dot(fem.grad(u), fem.grad(v)))
+    u0, t, coefficients = (given.pop(n) for n in ("u0", "t", "coefficients"))
+    with pytest.raises((ValueError, TypeError), match=message):
+        evolve(problem, u0, jnp.array(t), coefficients, **given)
+
+
+def test_wave_keeps_its_energy():
+    """The trapezoidal rule, over a thousand steps."""
+    problem = models.wave(LINE, ENDS, density="rho")
+    mass = Problem(LINE, lambda u, v, w: 2 * u * v, ENDS, structure="spd")
+    M, pattern = mass.matrix()
+    K, _ = models.poisson(LINE, ENDS).matrix({"kappa": 3.0})
+    free = problem._condensed.free
+    u0, v0 = np.sin(np.pi * LINE.dof_points[:, 0]), rng.normal(size=LINE.n_dofs)
+    v0[[0, -1]] = 0.0
+
+    def energy(t, state):
+        u, v = (a[free] for a in state)
+        return (v @ pattern.matvec(M, v) + u @ pattern.matvec(K, u)) / 2
+
+    coefficients = {"kappa": 3.0, "rho": 2.0}
+    t = jnp.linspace(0.0, 20.0, 1001)
+    energies = jax.jit(
+        lambda: evolve(
+            problem, u0, t, coefficients,
+            velocity=v0, method=CrankNicolson(), save=energy,
+        )
+    )()  # fmt: skip
+    assert energies.shape == (1001,) and energies[0] > 1
+    close(energies / energies[0], 1.0, 1e-10)
+
+
+def test_nonlinear():
+    """u = x (1 + t), exact in time: κ(u) = 1 + u², and Newton's steps are reported."""
+    problem = models.nonlinear_diffusion(LINE, {"left": 0.0, "right": 1.0})
+    # u' - (κ(u) u_x)_x = x - 2 u u_x² = x - 2 x (1 + t)³
+    source = lambda t: lambda x: x[0] - 2 * x[0] * (1 + t) ** 3
+    found = jax.jit(
+        lambda: evolve(
+            problem, lambda x: x[0], jnp.linspace(0.0, 0.5, 5),
+            lambda t: {"kappa": fem.law(lambda u: 1 + u**2), "f": source(t)},
+            dirichlet=lambda t: {"right": 1 + t}, throw=False,
+        )
+    )()  # fmt: skip
+    close(found.value[-1], 1.5 * LINE.dof_points[:, 0], 1e-9)
+    assert (found.status == 0).all() and (found.stats["iterations"] > 0).all()
