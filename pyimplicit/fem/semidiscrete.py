@@ -10,6 +10,7 @@ from jax.core import Tracer
 from .._status import Solution
 from . import assembly, newton
 from .assembly import Term
+from .boundary import with_laws
 from .coefficients import Coefficient, evaluate
 from .forms import Context, inner
 from .linearity import check_form, names_of, structs
@@ -185,7 +186,10 @@ class Semidiscrete:
                     "Got none.\nPass it: Problem(V, form, mass=lambda u, v, w: ...)."
                 )
             form = lambda u, v, w: inner(u, v)
+        laws = {n: c.values for n, c in coefficients.items() if c.meaning == "law"}
+        form = with_laws(form, laws)
         w = structs_at(V, V.domain(), coefficients, dtype)
+        read = names_of(V, with_laws(self.problem.form, laws), w, dtype)
         names = names_of(V, form, w, dtype)
         w = {n: s for n, s in w.items() if n in names | {"x"}}
         if not check_form(V, form, w, dtype).linear or _at_zero(V, form, w, dtype) != 0:
@@ -204,8 +208,6 @@ class Semidiscrete:
             for n, c in coefficients.items()
             if n in names and c.meaning != "law"
         }
-        whole = structs_at(V, V.domain(), coefficients, dtype)
-        read = names_of(V, self.problem.form, whole, dtype)
         return Term(form, V.domain(), evaluated), (names & coefficients.keys()) - read
 
 
