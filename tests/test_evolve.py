@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from pyimplicit import fem
+from pyimplicit import fem, taylor_test
 from pyimplicit.fem import (
     BDF2,
     SDIRK2,
@@ -230,3 +230,26 @@ def test_nonlinear():
     )()  # fmt: skip
     close(found.value[-1], 1.5 * LINE.dof_points[:, 0], 1e-9)
     assert (found.status == 0).all() and (found.stats["iterations"] > 0).all()
+
+
+def test_burgers_with_checkpoints():
+    """The initial state's gradient through Newton's steps, with 3 states and with all; a
+    Taylor test of it; and memory that does not grow with the steps."""
+    V = FunctionSpace(Mesh.interval(10), "P2")
+    problem = models.burgers(V, ENDS)
+    start = jnp.sin(2 * jnp.pi * V.dof_points[:, 0])
+
+    def loss(u0, checkpoints, n=6):
+        t = jnp.linspace(0.0, 0.2, n + 1)
+        u = evolve(
+            problem, u0, t, {"nu": 0.05, "f": 0.0}, checkpoints=checkpoints, save="last"
+        )
+        return jnp.sum(u**2)
+
+    compiled = lambda n: jax.jit(jax.grad(lambda u0: loss(u0, 3, n))).lower(start).compile()
+    few, many = compiled(6), compiled(96)
+    close(few(start), jax.jit(jax.grad(lambda u0: loss(u0, None)))(start), 1e-12)
+    size = lambda program: program.memory_analysis().temp_size_in_bytes
+    assert size(many) - size(few) < 90 * V.size * 8 / 4  # of what 90 states take
+    report = taylor_test(lambda u0: loss(u0, 3), start, order=1)
+    assert report.passed
