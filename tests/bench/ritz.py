@@ -11,6 +11,7 @@ import argparse
 import math
 import time
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from rich.console import Console
@@ -20,6 +21,15 @@ from pyimplicit import ritz
 
 
 KEY = jax.random.key(0)
+
+
+class Positive(eqx.Module):
+    """exp of a network: a first eigenfunction has one sign."""
+
+    net: ritz.MLP
+
+    def __call__(self, x):
+        return jnp.exp(self.net(x))
 
 
 def error(field, u, domain) -> float:
@@ -46,8 +56,8 @@ def eigen():
     """-Δu = λu in (0, 1)^d, λ = d π²."""
     for d, paper in ((1, 0.0020), (5, 0.0011), (10, 0.0643)):
         box, exact = ritz.Box([0] * d, [1] * d), d * math.pi**2
-        model = ritz.MLP(d, 10, 1, centre=0.5, reach=0.5, key=KEY)
-        rule = ritz.Gauss(4, 16) if d == 1 else ritz.Sobol(4096)
+        model = Positive(ritz.MLP(d, 10, 1, centre=0.5, reach=0.5, key=KEY))
+        rule = ritz.Gauss(4, 16) if d == 1 else ritz.Sobol(2**14)
         fine = None if d == 1 else ritz.Sobol(2**16, 1, fixed=True).rule(box, KEY)
         found = ritz.solve(
             ritz.rayleigh(), box, ritz.Exact(), model, quadrature=rule, steps=30,
