@@ -19,6 +19,7 @@ from pyimplicit.fem import (
     evolve,
     models,
 )
+from pyimplicit.fem.schemes import Scheme
 
 
 close = lambda a, b, tol=1e-10: np.testing.assert_allclose(a, b, rtol=tol, atol=tol)
@@ -89,7 +90,7 @@ THETA = {
 }
 
 
-def heated(theta, method=BackwardEuler(), **options):
+def heated(theta, method: Scheme = BackwardEuler(), **options):
     """Source and boundary values that change, and a last time, all differentiated."""
     problem = models.heat(LINE, {"left": 0.0}, source="f", neumann={"right": 0.3})
     a, b = theta["f"]
@@ -253,3 +254,15 @@ def test_burgers_with_checkpoints():
     assert size(many) - size(few) < 90 * V.size * 8 / 4  # of what 90 states take
     report = taylor_test(lambda u0: loss(u0, 3), start, order=1)
     assert report.passed
+
+
+def test_batches_and_failures():
+    """A sample whose matrix is not definite fails alone, from its first step on."""
+    kappa = jnp.array([1.0, -5.0, 2.0])
+    t = jnp.linspace(0.0, 1.0, 4)
+    start = jnp.sin(np.pi * LINE.dof_points[:, 0])
+    solve = lambda k: evolve(heat, start, t, {"kappa": k}, throw=False)
+    many, alone = jax.jit(jax.vmap(solve))(kappa), jax.jit(solve)(2.0)
+    close(many.value[2], alone.value)
+    assert (many.status[0] == 0).all() and (many.status[1] != 0).all()
+    assert np.isnan(many.value[1, 1:, 1:-1]).all() and np.isfinite(many.value[0]).all()
