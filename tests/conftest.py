@@ -32,6 +32,13 @@ def _need_julia():
         pytest.skip(reason)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget():
+    """What one file compiled is of no use to the next; kept, it takes gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(
     params=["host", pytest.param("julia", marks=pytest.mark.julia)], scope="session"
 )

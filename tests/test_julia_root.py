@@ -145,7 +145,7 @@ def test_one_solve_for_value_and_gradient():
     n = 5000
     before = pi.engine.counters()["factorisations"]
     solve = at("chain5000", jnp.ones(n))
-    p = 1.0 + jnp.arange(n) / n
+    p = 1.0 + jnp.cos(jnp.arange(n) * 1.7) / 3  # of no other test: solutions are kept
     solve(p).block_until_ready()
     forward = pi.engine.counters()["factorisations"] - before
     loss = lambda p: jnp.sum(solve(p) ** 2)
