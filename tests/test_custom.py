@@ -54,7 +54,7 @@ def test_the_ridge_example_of_jaxopt(solve):
     np.testing.assert_allclose(decorated(None, *at), normal_equations(*at), rtol=1e-12)
     exact = jax.jacobian(normal_equations, (0, 1, 2))(*at)
     for mode in (jax.jacrev, jax.jacfwd) if solve == "default" else (jax.jacrev,):
-        found = mode(decorated, (1, 2, 3))(None, *at)
+        found = mode(decorated, (1, 2, 3))(None, *at)  # (NumPy inside: not compiled)
         for f, e in zip(found, exact, strict=True):
             np.testing.assert_allclose(f, e, rtol=1e-7, atol=1e-9)
     if solve == "default":
