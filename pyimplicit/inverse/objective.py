@@ -58,7 +58,7 @@ class Objective:
         if self.prior is None:
             return jnp.zeros_like(v)
         D = self.transform.slope(x)
-        Rv = ravel_pytree(self.prior.apply(self.unravel(D * v)))[0]
+        Rv = ravel_pytree(near(self.prior, self.model(x)).apply(self.unravel(D * v)))[0]
         return D * Rv.astype(v.dtype)
 
     def covariance(self, x, v):
@@ -73,12 +73,17 @@ class Objective:
         if metric is None:
             return v
         D = jnp.maximum(self.transform.slope(x), 1e-6)
-        solved = ravel_pytree(metric.solve(self.unravel(v / D)))[0]
+        solved = ravel_pytree(near(metric, self.model(x)).solve(self.unravel(v / D)))[0]
         return solved.astype(v.dtype) / D
 
     def chi2(self, misfit: float) -> float:
         """|r|²/len(r) of a misfit; NaN if the misfit is a scalar function."""
         return 2 * misfit / self.num_data if self.num_data else math.nan
+
+
+def near(prior, m):
+    """The quadratic prior that stands for `prior` at the model m; see `AbstractPrior`."""
+    return prior.at(m) if hasattr(prior, "at") else prior
 
 
 class Evaluator:

@@ -14,7 +14,8 @@ class AbstractPrior(eqx.Module):
 
     `value(m)` must be a JAX function. `apply(v)` is R v and `solve(v)` is R⁻¹ v; the
     second preconditions the steps of `fit`, which makes their number independent of
-    the mesh. `m` and `v` have the structure of the model.
+    the mesh. `m` and `v` have the structure of the model. A penalty that is not quadratic
+    says by `at` what R it has near a model.
     """
 
     @abc.abstractmethod
@@ -32,6 +33,18 @@ class AbstractPrior(eqx.Module):
     def gradient(self, m) -> Any:
         """The derivative of `value`, R (m - m̂)."""
         return jax.grad(self.value)(m)
+
+    def at(self, m) -> "AbstractPrior":
+        """The quadratic prior that stands for this one near m: itself, if it is one."""
+        del m
+        return self
+
+    def sample(self, key, like) -> Any:
+        """A draw of m - m̂, normal with covariance R⁻¹, in the structure of `like`."""
+        raise NotImplementedError(
+            f"`{type(self).__name__}.sample` must be written to draw samples.\n"
+            "Got a prior without it.\nUse GaussianPrior, H1Prior or BiLaplacianPrior."
+        )
 
 
 class GaussianPrior(AbstractPrior):
@@ -68,6 +81,14 @@ class GaussianPrior(AbstractPrior):
         if self.precision.ndim < 2:
             return unravel(flat / self.precision)
         return unravel(jax.scipy.linalg.solve(self.precision, flat, assume_a="pos"))
+
+    def sample(self, key, like):
+        flat, unravel = ravel_pytree(like)
+        xi = jax.random.normal(key, flat.shape, flat.dtype)
+        if self.precision.ndim < 2:
+            return unravel(xi / jnp.sqrt(self.precision))
+        root = jnp.linalg.cholesky(self.precision)  # R = L Lᵀ, so L⁻ᵀ ξ has R⁻¹
+        return unravel(jax.scipy.linalg.solve_triangular(root, xi, lower=True, trans=1))
 
     def _times(self, d):
         return self.precision @ d if self.precision.ndim == 2 else self.precision * d

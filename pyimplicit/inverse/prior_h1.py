@@ -1,17 +1,57 @@
-"""The smoothness prior of a field on a mesh."""
+"""Smoothness priors of a field on a mesh."""
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import fem
-from ..linear import SparsePattern, sparse_solve
+from ..linear import sparse_solve
 from .prior import AbstractPrior
 
 
-class H1Prior(AbstractPrior):
+class SmoothField(AbstractPrior):
+    """R = γ K + δ M on P1 nodes, with one γ for each cell; without checks.
+
+    `gamma`: `(n_cells,)`, `delta`: `()`, `reference`: `(n,)`; `values`: R on the pattern.
+    """
+
+    V: Any = eqx.field(static=True)
+    gamma: jax.Array
+    delta: jax.Array
+    reference: jax.Array
+    values: jax.Array
+
+    def __init__(self, V, gamma, delta, reference: Any = 0.0):
+        K, M = fem.diffusion_values(V, gamma), fem.mass_values(V)
+        self.V, self.gamma, self.delta = V, gamma, jnp.asarray(delta, M.dtype)
+        self.values = K + delta * M
+        self.reference = jnp.broadcast_to(jnp.asarray(reference, M.dtype), V.shape)
+
+    def value(self, m):
+        d = m - self.reference
+        return 0.5 * jnp.vdot(d, self.apply(d))
+
+    def gradient(self, m):
+        return self.apply(m - self.reference)
+
+    def apply(self, v):
+        return self.V.pattern("spd").matvec(self.values, v)
+
+    def solve(self, v):
+        return sparse_solve(self.V.pattern("spd"), self.values, v)
+
+    def sample(self, key, like):
+        # With element matrices L Lᵀ the load Σ_c L_c ξ_c has the covariance R.
+        del like
+        stiffness, mass = self.V.array("stiffness"), self.V.array("mass")
+        element = self.gamma[:, None, None] * stiffness + self.delta * mass
+        return self.solve(_noise(self.V, jnp.linalg.cholesky(element), key))
+
+
+class H1Prior(SmoothField):
     r"""Smooth fields: R = γ K + δ M on P1 nodes.
 
     The penalty is 1/2 ∫ γ |∇(m - m̂)|² + δ (m - m̂)² dx, whatever the mesh: K and M are
@@ -33,40 +73,73 @@ class H1Prior(AbstractPrior):
         doi:10.1111/j.1467-9868.2011.00777.x
     """
 
-    pattern: SparsePattern
-    values: jax.Array
-    reference: jax.Array
+    def __init__(self, V, gamma: float = 1.0, delta: float = 1.0, reference: Any = 0.0):
+        _check("H1Prior", V, gamma, delta)
+        super().__init__(V, jnp.full(V.mesh.n_cells, float(gamma)), delta, reference)
+
+
+class BiLaplacianPrior(AbstractPrior):
+    r"""Smooth random fields whose variance does not depend on the mesh: R = A M⁻¹ A with
+    A = γ K + δ M on P1 nodes, and the diagonal (lumped) M⁻¹.
+
+    In two and three dimensions a normal field with the covariance of an `H1Prior` is no
+    function: its pointwise variance grows as the mesh is refined. This one has, far from
+    the boundary in 2-D, the standard deviation 1/sqrt(4π γ δ) and the correlation length
+    sqrt(8 γ/δ). Take it for `laplace_posterior`.
+
+    Arguments are those of `H1Prior`; [γ] = length^(2 - d/2) / m, [δ] = length^(-d/2) / m.
+
+    ??? cite "Reference"
+        Bui-Thanh, Ghattas, Martin, Stadler, *A computational framework for
+        infinite-dimensional Bayesian inverse problems*, SIAM J. Sci. Comput. 35 (2013).
+        doi:10.1137/12089586X; Lindgren et al. (2011) as in `H1Prior`
+    """
+
+    root: SmoothField
+    lumped: jax.Array
 
     def __init__(self, V, gamma: float = 1.0, delta: float = 1.0, reference: Any = 0.0):
-        if not (0 <= gamma < np.inf and 0 < delta < np.inf):
-            raise ValueError(
-                "`H1Prior(gamma, delta)` must have gamma >= 0 and delta > 0, finite.\n"
-                f"Got gamma = {gamma}, delta = {delta}.\n"
-                "Without delta the prior says nothing of the mean; for pure smoothing "
-                "take delta = gamma / L**2 with L larger than the mesh."
-            )
-        if V.components != 1:
-            raise ValueError(
-                "`H1Prior(V)` must get a space of scalar functions.\n"
-                f"Got {V.components} components.\nUse one prior for each component."
-            )
-        ones = jnp.ones(V.mesh.n_cells)
-        K, M = fem.diffusion_values(V, ones), fem.mass_values(V)
-        self.pattern = V.pattern("spd")
-        self.values = gamma * K + delta * M
-        self.reference = jnp.broadcast_to(
-            jnp.asarray(reference, self.values.dtype), V.shape
-        )
+        _check("BiLaplacianPrior", V, gamma, delta)
+        gammas = jnp.full(V.mesh.n_cells, float(gamma))
+        self.root = SmoothField(V, gammas, delta, reference)
+        ones = jnp.ones(V.shape, self.root.values.dtype)
+        self.lumped = V.pattern("spd").matvec(fem.mass_values(V), ones)
 
     def value(self, m):
-        d = m - self.reference
-        return 0.5 * jnp.vdot(d, self.apply(d))
+        Ad = self.root.gradient(m)
+        return 0.5 * jnp.vdot(Ad, Ad / self.lumped)
 
     def gradient(self, m):
-        return self.apply(m - self.reference)
+        return self.root.apply(self.root.gradient(m) / self.lumped)
 
     def apply(self, v):
-        return self.pattern.matvec(self.values, v)
+        return self.root.apply(self.root.apply(v) / self.lumped)
 
     def solve(self, v):
-        return sparse_solve(self.pattern, self.values, v)
+        return self.root.solve(self.lumped * self.root.solve(v))
+
+    def sample(self, key, like):
+        # R⁻¹ = A⁻¹ M A⁻¹
+        xi = jax.random.normal(key, self.lumped.shape, self.lumped.dtype)
+        return self.root.solve(jnp.sqrt(self.lumped) * xi)
+
+
+def _noise(V, roots, key):
+    xi = jax.random.normal(key, roots.shape[:2], roots.dtype)
+    terms = jnp.einsum("cij,cj->ci", roots, xi)
+    return jnp.zeros(V.shape, roots.dtype).at[V.array("cell_dofs")].add(terms)
+
+
+def _check(name: str, V, gamma, delta) -> None:
+    if not (0 <= gamma < np.inf and 0 < delta < np.inf):
+        raise ValueError(
+            f"`{name}(gamma, delta)` must have gamma >= 0 and delta > 0, finite.\n"
+            f"Got gamma = {gamma}, delta = {delta}.\n"
+            "Without delta the prior says nothing of the mean; for pure smoothing "
+            "take delta = gamma / L**2 with L larger than the mesh."
+        )
+    if V.components != 1:
+        raise ValueError(
+            f"`{name}(V)` must get a space of scalar functions.\n"
+            f"Got {V.components} components.\nUse one prior for each component."
+        )
