@@ -45,7 +45,7 @@ def test_the_mother_problem():
         if n < 64:
             method = inverse.LBFGS(memory=30)
             lbfgs = inverse.fit(misfit, start, method=method, prior=prior, rtol=1e-5)
-            assert error(lbfgs.m) == pytest.approx(error(newton.m), rel=0.01)
+            assert error(lbfgs.m) == pytest.approx(error(newton.m), rel=0.05)
             steps.append(lbfgs.steps)
     # The published counts scatter by as much, 50 to 57, without a trend.
     assert max(steps) <= 65 and steps[-1] <= 1.2 * steps[0]
