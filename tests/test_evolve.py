@@ -1,5 +1,7 @@
 """Problems in time: rates of the schemes, exact solutions, discrete derivatives."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -266,3 +268,27 @@ def test_batches_and_failures():
     close(many.value[2], alone.value)
     assert (many.status[0] == 0).all() and (many.status[1] != 0).all()
     assert np.isnan(many.value[1, 1:, 1:-1]).all() and np.isfinite(many.value[0]).all()
+
+
+@pytest.mark.parametrize("method", [SDIRK2(), SDIRK3()], ids=repr)
+def test_advection_with_coefficients_that_are_closed_over(engine, method):
+    """Not symmetric, and a parameter that only functions of x hold; both engines."""
+    V = fem.FunctionSpace(fem.Mesh.rectangle(4, 4), "P1")
+
+    def form(u, v, w):
+        slope = fem.grad(u)
+        return w.nu * fem.dot(slope, fem.grad(v)) + fem.dot(w.wind, slope) * v
+
+    problem = fem.Problem(V, form, {"left": 1.0})
+    t = jnp.linspace(0.0, 0.1, 4)
+
+    def loss(nu, checkpoints=None):
+        given = {"nu": nu, "wind": lambda x: jnp.array([30.0, 10.0 * nu])}
+        options = {"method": method, "checkpoints": checkpoints, "save": "last"}
+        return jnp.sum(jnp.sin(fem.evolve(problem, 0.0, t, given, **options)))
+
+    f = jax.jit(loss)
+    difference = (f(0.3 + 1e-5) - f(0.3 - 1e-5)) / 2e-5
+    for checkpoints in (None, 2):
+        slope = jax.jit(jax.grad(functools.partial(loss, checkpoints=checkpoints)))(0.3)
+        np.testing.assert_allclose(slope, difference, rtol=1e-6)
