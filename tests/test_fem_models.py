@@ -61,7 +61,7 @@ def stress(V, u, point, E, nu, plane):
 
 
 def test_poisson_of_scikit_fem():
-    """Examples 1 and 9: largest values on their meshes."""
+    """Example 1: the largest value on its mesh."""
     V = FunctionSpace(SQUARE.refine(6))
     form = lambda u, v, w: dot(grad(u), grad(v)) - v
     solve = lambda V: jax.jit(lambda: Problem(V, form, {"boundary": 0.0}).solve())().max()

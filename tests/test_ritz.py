@@ -132,7 +132,7 @@ def test_gradients_and_metrics_of_energies(name):
     energy, out = READY[name]
     model = ritz.MLP(2, 4, 1, out=out, scale=0.5, key=KEY)
     f = functional(energy, SQUARE.domain, ritz.Penalty(0.2, 3.0), model)
-    problem = Discrete(f, ritz.Gauss(2, 2).rule(f.domain), (), 0)
+    problem = Discrete(f, ritz.Gauss(2, 2).rule(f.domain), 0)
     theta = 0.5 * f.theta
     v = jax.random.normal(jax.random.key(1), theta.shape)
 
@@ -159,7 +159,7 @@ def test_the_metric_of_a_linear_model_is_the_hessian():
 
     energy = ritz.poisson(1.0, kappa=2.0, reaction=0.5, robin=1.5)
     f = functional(energy, DISK.domain, ritz.Penalty(1.0, 7.0), Linear(jnp.ones(4)))
-    problem = Discrete(f, ritz.Gauss(3, 1).rule(f.domain), (), 0)
+    problem = Discrete(f, ritz.Gauss(3, 1).rule(f.domain), 0)
     wanted = jax.hessian(problem.value)(f.theta)
     np.testing.assert_allclose(problem.gram(f.theta), wanted, rtol=1e-10, atol=1e-12)
 
@@ -168,7 +168,7 @@ def test_chunks_change_nothing():
     model = ritz.MLP(2, 4, 1, key=KEY)
     args = ritz.poisson(1.0), DISK.domain, ritz.Penalty(), model
     rule = ritz.Gauss(3, 2).rule(DISK.domain)
-    whole, cut = (Discrete(Functional(*args, chunk), rule, (), 0) for chunk in (4096, 37))
+    whole, cut = (Discrete(Functional(*args, chunk), rule, 0) for chunk in (4096, 37))
     for fn in ("value", "gram"):
         a, b = getattr(whole, fn)(model_theta := whole.functional.theta), None
         b = getattr(cut, fn)(model_theta)
@@ -251,7 +251,7 @@ def test_nitsche_has_no_bias():
                 return model(x) + self.c[0] + self.c[1] * x[0] + self.c[2] * x @ x
 
         f = functional(DISK.energy, DISK.domain, boundary, Shifted(jnp.array(shift)))
-        return jax.grad(Discrete(f, rule, (), 0).value)(f.theta)
+        return jax.grad(Discrete(f, rule, 0).value)(f.theta)
 
     still = [0.0, 0.0, 0.0]
     np.testing.assert_allclose(slope(ritz.Nitsche(0.0, 5.0), still), 0, atol=1e-12)

@@ -1,5 +1,6 @@
 """The deep Ritz method: energies minimised over networks."""
 
+from . import jets as jets
 from .boundary import (
     AbstractBoundary as AbstractBoundary,
     Exact as Exact,

@@ -7,8 +7,8 @@
 | `Nitsche` | small, no bias | possible |
 | `Natural` | no condition on u | never |
 
-A treatment may change the function (`field`), add a density on the boundary, and keep a
-state that is updated between steps (a weight, multipliers).
+A treatment may change the function (`field`) and add a density on the boundary, whose
+weight may depend on the step.
 """
 
 from collections.abc import Callable
@@ -27,45 +27,20 @@ class AbstractBoundary(eqx.Module):
     tells where on the boundary they hold, everywhere if None."""
 
     active: ClassVar[bool] = False  # it has a density on the boundary
-    updates: ClassVar[bool] = False  # it changes its state between steps
 
     def field(self, model: Callable, domain: AbstractDomain) -> Callable:
         """The function x -> u that the model stands for."""
         del domain
         return model
 
-    def extend(self, model: Any) -> Any:
-        """The model with what else is trained."""
-        return model
-
-    def signs(self, theta: jax.Array, unravel: Callable) -> jax.Array | None:
-        """-1 for the entries of θ that ascend, 1 for the others; None if none does."""
-        del theta, unravel
-        return None
-
-    def multiplier(self, model, x) -> tuple:
-        """What the density is given besides u and ∇u, from the (extended) model."""
-        del model, x
-        return ()
-
-    def start(self, nodes: Nodes | None) -> Any:
-        """The state at the start; `nodes` of a fixed rule, or None."""
-        del nodes
-        return ()
-
-    def data(self, state, nodes: Nodes, step) -> Any:
+    def data(self, nodes: Nodes, step) -> Any:
         """What the density is told at each node: a pytree of `(n, ...)` arrays."""
-        del state, nodes, step
+        del nodes, step
         return ()
 
-    def density(self, energy: Energy, x, n, u, grad_u, data, *extra) -> jax.Array:
-        """The integrand on the boundary at one node."""
+    def density(self, energy: Energy, x, n, u, grad_u, data) -> jax.Array:
+        """The integrand on the boundary at one node, if `active`."""
         raise NotImplementedError
-
-    def update(self, state, nodes: Nodes, u: jax.Array, step) -> Any:
-        """The state after a step, from the values of u at the nodes of the boundary."""
-        del nodes, u, step
-        return state
 
 
 class Natural(AbstractBoundary):
@@ -109,7 +84,7 @@ class Penalty(AbstractBoundary):
                 "Take 500.0, or an optax schedule that grows."
             )
 
-    def data(self, state, nodes, step):
+    def data(self, nodes, step):
         weight = self.weight(step) if callable(self.weight) else self.weight
         weight = jnp.asarray(weight, nodes.w.dtype)
         return jnp.broadcast_to(weight, nodes.w.shape) * where(self.on, nodes)
@@ -149,7 +124,7 @@ class Nitsche(AbstractBoundary):
                 "Take 50.0, and more for wider networks."
             )
 
-    def data(self, state, nodes, step):
+    def data(self, nodes, step):
         return where(self.on, nodes)
 
     def density(self, energy, x, n, u, grad_u, data):

@@ -22,7 +22,8 @@ class Energy(eqx.Module):
       `(k,)` of integrands; then `combine` is needed.
     - `boundary`: `boundary(x, n, u)`, a scalar, integrated over the boundary: loads (with
       a minus sign) and Robin terms; n is the outward normal.
-    - `jet`: what the density gets after x; `jets.first`, or `jets.with_laplacian`.
+    - `jet`: what the density gets after x; `ritz.jets.first`, or `jets.with_laplacian`,
+      e.g. for the residual ½ (Δu + f)² of a PINN.
     - `combine`: from the integrals `(k,)` to the energy; the integral itself if None.
     - `curvature`: from the integrals to the coefficients `(k,)` of the second variations
       of the integrands in the metric of a natural gradient; the gradient of `combine` if
@@ -187,8 +188,7 @@ def rayleigh(
 
     def density(x, u, grad_u):
         dim = grad_u.shape[-1]
-        jet_of = lambda fn: jets.first(fn, x, dim)
-        others = [jax.lax.stop_gradient(jet_of(fn)) for fn in against]
+        others = [jets.first(fn, x, dim) for fn in against]
         values = jnp.stack([u, *(v for v, _ in others)])
         slopes = jnp.stack([grad_u, *(g for _, g in others)])
         mass = jnp.outer(values, values)

@@ -39,13 +39,12 @@ class Functional:
     ):
         self.energy, self.domain, self.boundary = energy, domain, boundary
         self.chunk = chunk
-        varied, self.fixed = eqx.partition(boundary.extend(model), eqx.is_inexact_array)
+        varied, self.fixed = eqx.partition(model, eqx.is_inexact_array)
         self.theta, self.unravel = ravel_pytree(varied)
-        self.sign = boundary.signs(self.theta, self.unravel)
         self.on_boundary = boundary.active or energy.boundary is not None
 
     def model(self, theta: jax.Array) -> Any:
-        """The model with these parameters (and the multipliers of the treatment)."""
+        """The model with these parameters."""
         return eqx.combine(self.unravel(theta), self.fixed)
 
     def field(self, theta: jax.Array) -> Callable:
@@ -56,15 +55,13 @@ class Functional:
         return self.energy.jet(self.field(theta), x, self.domain.dim)
 
     def boundary_jet(self, theta, x) -> tuple:
-        jet = jets.first(self.field(theta), x, self.domain.dim)
-        return *jet, *self.boundary.multiplier(self.model(theta), x)
+        return jets.first(self.field(theta), x, self.domain.dim)
 
-    def boundary_density(self, x, n, data, *jet):
+    def boundary_density(self, x, n, data, u, grad_u):
         """The treatment's density and the energy's own."""
-        u, grad_u, *extra = jet
         total = jnp.zeros((), x.dtype)
         if self.boundary.active:
-            total += self.boundary.density(self.energy, x, n, u, grad_u, data, *extra)
+            total += self.boundary.density(self.energy, x, n, u, grad_u, data)
         if self.energy.boundary is not None:
             total += self.energy.boundary(x, n, u)
         return total
@@ -108,13 +105,12 @@ class Discrete:
 
     functional: Functional
     rule: Rule
-    state: Any
     step: Any
 
     @property
     def data(self):
         f, nodes = self.functional, self.rule.boundary
-        return f.boundary.data(self.state, nodes, self.step)
+        return f.boundary.data(nodes, self.step)
 
     def value(self, theta: jax.Array) -> jax.Array:
         f = self.functional
@@ -125,11 +121,6 @@ class Discrete:
             )
             total += summed(node, (*self.rule.boundary, self.data), f.chunk)
         return total
-
-    @property
-    def sign(self) -> jax.Array | None:
-        """-1 for multipliers (they ascend), 1 for others; None if all descend."""
-        return self.functional.sign
 
     def _parts(self, theta) -> Iterator[tuple[Callable, Callable, tuple]]:
         """For each of the two places: jets and density as functions of one node, and the

@@ -15,22 +15,11 @@ from .domains import AbstractDomain, Rule
 
 
 class AbstractQuadrature(eqx.Module):
-    """`rule(domain, key, size)`: the nodes of one step. `size(x)`: of the
-    integrand at one point, for rules that look at it."""
-
-    def is_fixed(self) -> bool:
-        """Whether the nodes are the same for every key."""
-        return True
+    """Which nodes each step has."""
 
     @abc.abstractmethod
-    def rule(self, domain: AbstractDomain, key: jax.Array, size=None) -> Rule:
+    def rule(self, domain: AbstractDomain, key: jax.Array) -> Rule:
         """The nodes; `key` is not used by fixed rules."""
-
-    def prepare(self, domain: AbstractDomain, size=None) -> "AbstractQuadrature":
-        """Called between the compiled runs of a solve, outside of jit: the rule to go on
-        with, of the same shapes."""
-        del domain, size
-        return self
 
 
 class MonteCarlo(AbstractQuadrature):
@@ -49,10 +38,7 @@ class MonteCarlo(AbstractQuadrature):
     def __check_init__(self):
         _check_counts("MonteCarlo", self.n, self.n_boundary)
 
-    def is_fixed(self):
-        return self.fixed
-
-    def rule(self, domain, key, size=None):
+    def rule(self, domain, key):
         key = jax.random.key(self.seed) if self.fixed else key
         inside, around = jax.random.split(key)
         t = jax.random.uniform(inside, (self.n, domain.cube_dim))
@@ -77,10 +63,7 @@ class Sobol(AbstractQuadrature):
     def __check_init__(self):
         _check_counts("Sobol", self.n, self.n_boundary)
 
-    def is_fixed(self):
-        return self.fixed
-
-    def rule(self, domain, key, size=None):
+    def rule(self, domain, key):
         keys = jax.random.split(key)
         n = max(self.n // 4, 1) if self.n_boundary is None else self.n_boundary
         t = self._points(keys[0], self.n, domain.cube_dim)
@@ -101,7 +84,7 @@ class Gauss(AbstractQuadrature):
     points: int = eqx.field(static=True, default=4)
     cells: int = eqx.field(static=True, default=8)
 
-    def rule(self, domain, key=None, size=None):
+    def rule(self, domain, key=None):
         with jax.ensure_compile_time_eval():
             return domain.gauss(self.points, self.cells)
 

@@ -37,8 +37,8 @@ class RitzResult:
     """The outcome of `solve`; print it to see the history.
 
     `model`: the trained module. `field`: x -> u at one point `(dim,)`, with the boundary
-    treatment; `u(x)` for many points. `theta`: the parameters as one vector (with
-    multipliers). `converged`: the decrement fell below `rtol`; always False for optimisers
+    treatment; `u(x)` for many points. `theta`: the parameters as one vector.
+    `converged`: the decrement fell below `rtol`; always False for optimisers
     that know none. `message`: why it stopped.
     """
 
@@ -48,7 +48,6 @@ class RitzResult:
     converged: bool
     message: str
     history: tuple[Report, ...]
-    state: Any
 
     @property
     def energy(self) -> float:

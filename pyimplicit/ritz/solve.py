@@ -1,6 +1,5 @@
 """The entry point of `pi.ritz`."""
 
-import functools
 import math
 import os
 import time
@@ -84,16 +83,13 @@ def solve(
     look = jax.jit(lambda theta: (functional.pure(theta, fine),
                                   functional.violation(theta, fine)))  # fmt: skip
     theta = functional.theta
-    nodes = quadrature.rule(domain, key).boundary if quadrature.is_fixed() else None
-    state = boundary.start(nodes), optimizer.init(theta)
+    state = optimizer.init(theta)
     done, history, message, converged = 0, [], f"{steps} steps were taken", False
     run = _compiled(functional, optimizer)
 
     def result() -> RitzResult:
         field, trained = functional.field(theta), functional.model(theta)
-        return RitzResult(
-            trained, field, theta, converged, message, tuple(history), state[0]
-        )
+        return RitzResult(trained, field, theta, converged, message, tuple(history))
 
     if resume and checkpoint is not None and Path(checkpoint).exists():
         theta, state, done = _load(checkpoint, (theta, state))
@@ -102,8 +98,6 @@ def solve(
         energy_now, violation = map(float, look(theta))
         history.append(_report(done, energy_now, reference, violation=violation))
         while done < steps:
-            size = functools.partial(_size, functional, theta)
-            quadrature = quadrature.prepare(domain, size)
             n = min(every, steps - done)
             new, new_state, infos = run(theta, state, quadrature, key, done, n)
             energy_now, violation = map(float, look(new))
@@ -150,28 +144,14 @@ def _compiled(functional: Functional, optimizer: AbstractOptimizer):
     @eqx.filter_jit
     def run(theta, state, quadrature, key, done, n):
         def step(carry, i):
-            theta, (kept, opt) = carry
-            size = lambda x: _size(functional, theta, x)
-            rule = quadrature.rule(functional.domain, jax.random.fold_in(key, i), size)
-            problem = Discrete(functional, rule, kept, i)
-            theta, opt, info = optimizer.step(problem, theta, opt)
-            if functional.boundary.updates:
-                nodes = rule.boundary
-                u = jax.vmap(functional.field(theta))(nodes.x)
-                kept = functional.boundary.update(kept, nodes, u, i)
-            return (theta, (kept, opt)), info
+            rule = quadrature.rule(functional.domain, jax.random.fold_in(key, i))
+            *carry, info = optimizer.step(Discrete(functional, rule, i), *carry)
+            return tuple(carry), info
 
         carry, infos = jax.lax.scan(step, (theta, state), done + jnp.arange(n))
         return *carry, infos
 
     return run
-
-
-def _size(functional: Functional, theta, x):
-    """|e| at one point, what adaptive rules look at."""
-    theta = jax.lax.stop_gradient(theta)
-    density = functional.energy.density(x, *functional.interior_jet(theta, x))
-    return jnp.sum(jnp.abs(density))
 
 
 def _report(step, energy, reference, **more) -> Report:

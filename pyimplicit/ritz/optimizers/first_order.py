@@ -11,8 +11,7 @@ from .abstract import AbstractOptimizer, info
 
 
 class Optax(AbstractOptimizer):
-    """Steps of an optax gradient transformation, e.g. `Optax(optax.lion(1e-3))`.
-    Multipliers ascend."""
+    """Steps of an optax gradient transformation, e.g. `Optax(optax.lion(1e-3))`."""
 
     transform: optax.GradientTransformation = eqx.field(static=True)
 
@@ -21,8 +20,7 @@ class Optax(AbstractOptimizer):
 
     def step(self, problem, theta, state):
         energy, g = jax.value_and_grad(problem.value)(theta)
-        down = g if problem.sign is None else problem.sign * g
-        updates, state = self.transform.update(down, state, theta)
+        updates, state = self.transform.update(g, state, theta)
         new = jnp.asarray(optax.apply_updates(theta, updates))
         return new, state, info(energy, g)
 

@@ -31,8 +31,7 @@ class NaturalGradient(AbstractOptimizer):
 
     G is singular wherever parameters are redundant: damping makes the step unique, not
     the function. For energies that are not convex D²e may be indefinite: a step then is
-    one towards a stationary point, and the line search makes it go down. With multipliers
-    (a saddle) the gradient's norm is searched along.
+    one towards a stationary point, and the line search makes it go down.
 
     *Needs* double precision: G squares the condition of the Jacobian.
 
@@ -73,13 +72,9 @@ class NaturalGradient(AbstractOptimizer):
         if isinstance(self.gram, MatrixFree):
             steps = self._by_products(problem, theta, g)
         else:
-            steps = _damped(problem.gram(theta), g, self.damping, problem.sign)
+            steps = _damped(problem.gram(theta), g, self.damping)
         decrements = -0.5 * steps @ g
-        merit, start = problem.value, energy
-        if problem.sign is not None:
-            merit = lambda theta: jnp.sum(jax.grad(problem.value)(theta) ** 2)
-            start = jnp.sum(g**2)
-        new, length, k = search(merit, start, theta, steps, self.lengths)
+        new, length, k = search(problem.value, energy, theta, steps, self.lengths)
         return new, state, info(energy, g, decrements[k], length)
 
     def _by_products(self, problem, theta, g):
@@ -119,15 +114,12 @@ def search(merit, start, theta, steps, lengths: int):
     return theta + length * step, length, k
 
 
-def _damped(G, g, damping, sign):
-    """(G + δ I)⁻¹ (-g) for each δ, `(k, p)`; NaN where G + δ I is not positive. With
-    multipliers G is a saddle, and δ has their sign."""
+def _damped(G, g, damping):
+    """(G + δ I)⁻¹ (-g) for each δ, `(k, p)`; NaN where G + δ I is not positive."""
     scale = jnp.mean(jnp.abs(jnp.diagonal(G)))
     deltas = jnp.asarray(damping, G.dtype) * scale
 
     def solve(delta):
-        if sign is not None:
-            return jnp.linalg.solve(G + jnp.diag(delta * sign), -g)
         factor = jax.scipy.linalg.cho_factor(G + delta * jnp.eye(len(g), dtype=G.dtype))
         return jax.scipy.linalg.cho_solve(factor, -g)
 
