@@ -39,6 +39,15 @@ def test_julia_root():
     assert abs(found["rate_gradient"] - 2) < 0.05 and abs(found["rate_hessian"] - 3) < 0.1
 
 
+def test_heat_source(tmp_path):
+    found = example("heat_source").main(cells=6, steps=40, out=tmp_path)
+    assert 0.8 < found["chi2"] <= 1.0
+    assert found["error"] < 0.06 and abs(found["energy_ratio"] - 1) < 0.03
+    assert abs(found["taylor_rates"][1] - 2) < 0.1
+    assert found["factorisations"] <= 1  # one matrix, for all that the fit does
+    assert (tmp_path / "heat_source.png").stat().st_size > 10_000
+
+
 def test_readme_code_runs_as_it_stands(engine):
     text = (ROOT / "README.md").read_text()
     code = re.findall(r"```python\n(.*?)```", text, re.S)[0]
