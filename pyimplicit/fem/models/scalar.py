@@ -85,25 +85,33 @@ def advection_diffusion(
 
     Source: Brooks, Hughes 1982, doi:10.1016/0045-7825(82)90071-8.
     """
-    if stabilise and V.element.order > 1:
-        raise ValueError(
-            "`advection_diffusion(stabilise=True)` must get P1 or Q1.\n"
-            f"Got {V.element.name}.\nPass stabilise=False, or use a linear element."
-        )
+    check_upwind("advection_diffusion", V, stabilise)
 
     def form(u, v, w):
         plain = w.kappa * dot(grad(u), grad(v)) + (dot(w.b, grad(u)) - w.f) * v
         if not stabilise:
             return plain
-        speed2 = dot(w.b, w.b)
-        speed = jnp.sqrt(jnp.where(speed2 > 0, speed2, 1.0))
-        peclet = speed * w.h / (2 * w.kappa)
-        large = jnp.maximum(peclet, 1e-2)
-        upwind = jnp.where(peclet > 1e-2, 1 / jnp.tanh(large) - 1 / large, peclet / 3)
-        tau = jnp.where(speed2 > 0, w.h / (2 * speed) * upwind, 0.0)
+        tau = upwind_time(dot(w.b, w.b), w.kappa, w.h)
         return plain + tau * (dot(w.b, grad(u)) - w.f) * dot(w.b, grad(v))
 
     return Problem(V, form, dirichlet, **conditions)
+
+
+def check_upwind(name: str, V: FunctionSpace, stabilise: bool) -> None:
+    if stabilise and V.element.order > 1:
+        raise ValueError(
+            f"`{name}(stabilise=True)` must get P1 or Q1.\n"
+            f"Got {V.element.name}.\nPass stabilise=False, or use a linear element."
+        )
+
+
+def upwind_time(speed2, kappa, h):
+    """τ = h/2|b| (coth Pe - 1/Pe), Pe = |b|h/2κ, from |b|²; the time to be upwind by."""
+    speed = jnp.sqrt(jnp.where(speed2 > 0, speed2, 1.0))
+    peclet = speed * h / (2 * kappa)
+    large = jnp.maximum(peclet, 1e-2)
+    upwind = jnp.where(peclet > 1e-2, 1 / jnp.tanh(large) - 1 / large, peclet / 3)
+    return jnp.where(speed2 > 0, h / (2 * speed) * upwind, 0.0)
 
 
 def helmholtz(
