@@ -15,8 +15,8 @@ def heat(
     density: str | None = None,
     **options,
 ) -> Problem:
-    """ρ u' - ∇·(κ∇u) = f, for `evolve(problem, u0, t, {"kappa": ..., ...})`: `poisson`, whose
-    options it takes, in time. The coefficients κ > 0 [e.g. W m⁻¹ K⁻¹] and f [W m⁻³] have
+    """ρ u' - ∇·(κ∇u) = f, for `evolve(problem, u0, t, {"kappa": ..., ...})`: `poisson` in
+    time, whose options it takes. The coefficients κ > 0 [e.g. W m⁻¹ K⁻¹] and f [W m⁻³] have
     the names `kappa` and `source` as there; `density`: that of ρ > 0, the heat capacity
     [J m⁻³ K⁻¹] (1 if `None`)."""
     return poisson(V, dirichlet, mass=_inertia(density), **options)
