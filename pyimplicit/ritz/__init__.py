@@ -27,8 +27,10 @@ from .energies import (
 )
 from .models import MLP as MLP, ReLU3 as ReLU3, count as count
 from .optimizers import (
+    LBFGS as LBFGS,
     AbstractOptimizer as AbstractOptimizer,
     Adam as Adam,
+    LevenbergMarquardt as LevenbergMarquardt,
     NaturalGradient as NaturalGradient,
     Optax as Optax,
 )

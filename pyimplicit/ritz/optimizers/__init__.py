@@ -2,4 +2,6 @@
 
 from .abstract import AbstractOptimizer as AbstractOptimizer
 from .first_order import Adam as Adam, Optax as Optax
+from .lbfgs import LBFGS as LBFGS
+from .marquardt import LevenbergMarquardt as LevenbergMarquardt
 from .natural import NaturalGradient as NaturalGradient

@@ -47,11 +47,7 @@ class NaturalGradient(AbstractOptimizer):
     rtol: float = eqx.field(static=True, default=1e-6)
 
     def __check_init__(self):
-        if not isinstance(self.gram, Dense | MatrixFree):
-            raise TypeError(
-                "`NaturalGradient(gram=...)` must be pi.Dense() or pi.MatrixFree().\n"
-                f"Got {self.gram!r}.\nTake pi.MatrixFree() for more than 2,000 parameters."
-            )
+        check_gram(self.gram, "NaturalGradient")
         if not self.damping or not all(d >= 0 for d in self.damping):
             raise ValueError(
                 "`NaturalGradient(damping=...)` must be a tuple of numbers >= 0.\n"
@@ -59,39 +55,25 @@ class NaturalGradient(AbstractOptimizer):
             )
 
     def init(self, theta):
-        if theta.dtype != jnp.float64:
-            raise TypeError(
-                "`NaturalGradient` needs parameters in double precision.\n"
-                f"Got {theta.dtype}.\nCall jax.config.update('jax_enable_x64', True) "
-                "before the model is made."
-            )
+        in_double(theta, "NaturalGradient")
         return ()
 
     def step(self, problem, theta, state):
         energy, g = jax.value_and_grad(problem.value)(theta)
+        dampings = jnp.asarray(self.damping, theta.dtype)
         if isinstance(self.gram, MatrixFree):
-            steps = self._by_products(problem, theta, g)
+            product = problem.product(theta)
+            how = self.max_products, self.rtol
+            solve = lambda delta: damped_by_products(product, g, delta, *how)
+            scale = mean_diagonal(product, theta)
         else:
-            steps = _damped(problem.gram(theta), g, self.damping)
+            G = problem.gram(theta)
+            solve = lambda delta: damped(G, g, delta)
+            scale = jnp.mean(jnp.abs(jnp.diagonal(G)))
+        steps = jax.lax.map(solve, dampings * scale)
         decrements = -0.5 * steps @ g
         new, length, k = search(problem.value, energy, theta, steps, self.lengths)
         return new, state, info(energy, g, decrements[k], length)
-
-    def _by_products(self, problem, theta, g):
-        product = problem.product(theta)
-        scale = _mean_diagonal(product, theta)
-        struct = jax.ShapeDtypeStruct(theta.shape, theta.dtype)
-        solver = lx.CG(self.rtol, 0.0, max_steps=self.max_products)
-
-        def solve(delta):
-            A = lx.FunctionLinearOperator(
-                lambda v: product(v) + delta * scale * v,
-                struct,
-                lx.positive_semidefinite_tag,
-            )
-            return lx.linear_solve(A, -g, solver, throw=False).value
-
-        return jax.lax.map(solve, jnp.asarray(self.damping, theta.dtype))
 
 
 def search(merit, start, theta, steps, lengths: int):
@@ -114,19 +96,43 @@ def search(merit, start, theta, steps, lengths: int):
     return theta + length * step, length, k
 
 
-def _damped(G, g, damping):
-    """(G + δ I)⁻¹ (-g) for each δ, `(k, p)`; NaN where G + δ I is not positive."""
-    scale = jnp.mean(jnp.abs(jnp.diagonal(G)))
-    deltas = jnp.asarray(damping, G.dtype) * scale
-
-    def solve(delta):
-        factor = jax.scipy.linalg.cho_factor(G + delta * jnp.eye(len(g), dtype=G.dtype))
-        return jax.scipy.linalg.cho_solve(factor, -g)
-
-    return jax.lax.map(solve, deltas)
+def damped(G, g, delta):
+    """(G + δ I)⁻¹ (-g); NaN where G + δ I is not positive."""
+    factor = jax.scipy.linalg.cho_factor(G + delta * jnp.eye(len(g), dtype=G.dtype))
+    return jax.scipy.linalg.cho_solve(factor, -g)
 
 
-def _mean_diagonal(product, theta):
+def damped_by_products(product, g, delta, max_products: int, rtol: float):
+    """The same by conjugate gradients, as far as they come."""
+    A = lx.FunctionLinearOperator(
+        lambda v: product(v) + delta * v,
+        jax.ShapeDtypeStruct(g.shape, g.dtype),
+        lx.positive_semidefinite_tag,
+    )
+    solver = lx.CG(rtol, 0.0, max_steps=max_products)
+    return lx.linear_solve(A, -g, solver, throw=False).value
+
+
+def mean_diagonal(product, theta):
     """tr G / p, by Hutchinson's estimate with a few fixed vectors."""
     signs = jax.random.rademacher(jax.random.key(0), (8, theta.size), theta.dtype)
     return jnp.mean(jax.vmap(lambda v: v @ product(v))(signs)) / theta.size
+
+
+def check_gram(gram, name: str) -> None:
+    """Raises unless `gram` says how G is stored."""
+    if not isinstance(gram, Dense | MatrixFree):
+        raise TypeError(
+            f"`{name}(gram=...)` must be pi.Dense() or pi.MatrixFree().\n"
+            f"Got {gram!r}.\nTake pi.MatrixFree() for more than 2,000 parameters."
+        )
+
+
+def in_double(theta, name: str) -> None:
+    """Raises unless the parameters are in double precision."""
+    if theta.dtype != jnp.float64:
+        raise TypeError(
+            f"`{name}` needs parameters in double precision.\n"
+            f"Got {theta.dtype}.\nCall jax.config.update('jax_enable_x64', True) "
+            "before the model is made."
+        )

@@ -1,0 +1,119 @@
+"""Optimisers of `pi.ritz`: what each finds on one problem, and its state."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pyimplicit as pi
+from pyimplicit import ritz
+from pyimplicit.ritz.functional import Discrete, Functional
+
+from .ritz_problems import PROBLEMS, relative
+
+
+DISK, SQUARE, INTERVAL, BALL = PROBLEMS
+KEY = jax.random.key(0)
+
+
+class Quadratic(eqx.Module):
+    """c·φ(x), linear in its parameters: the disk's solution is 0 - and c = 1/2 with the
+    distance (1 - r²)/2."""
+
+    c: jax.Array
+
+    def __call__(self, x):
+        return self.c @ jnp.array([1.0, x[0], x[1], x[0] * x[1], x[0] ** 2 + x[0]])
+
+
+def linear(optimizer, steps: int):
+    return ritz.solve(
+        DISK.energy, DISK.domain, ritz.Exact(), Quadratic(jnp.ones(5)),
+        quadrature=ritz.Gauss(4, 1), optimizer=optimizer, steps=steps, report_every=steps,
+        reference=DISK.least,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "optimizer, steps",
+    [
+        (ritz.NaturalGradient(damping=(1e-15,), lengths=2), 1),
+        (ritz.NaturalGradient(pi.MatrixFree(), (1e-14,), 2, rtol=1e-13), 1),
+        (ritz.LevenbergMarquardt(start=1e-14), 1),
+        (ritz.LevenbergMarquardt(pi.MatrixFree(), 1e-14, rtol=1e-13), 1),
+        (ritz.LevenbergMarquardt(), 15),
+        (ritz.LBFGS(memory=5), 30),
+    ],
+    ids=["natural", "natural, products", "LM", "LM, products", "LM, damped", "L-BFGS"],
+)
+def test_linear_models_are_solved(optimizer, steps):
+    """Newton's step in function space is exact where the model is linear."""
+    found = linear(optimizer, steps)
+    np.testing.assert_allclose(found.theta, [0.5, 0, 0, 0, 0], atol=1e-6)
+    assert abs(found.history[-1].gap) < 1e-12
+
+
+def test_networks_of_an_interval():
+    """L-BFGS comes near, Levenberg–Marquardt far nearer."""
+    errors = {}
+    for optimizer, steps in ((ritz.LBFGS(), 50), (ritz.LevenbergMarquardt(), 100)):
+        model = ritz.MLP(
+            1, 10, 1, activation=jnp.sin, scale=3.0, centre=0.5, reach=0.5, key=KEY
+        )
+        found = ritz.solve(
+            INTERVAL.energy, INTERVAL.domain, ritz.Exact(), model,
+            quadrature=ritz.Gauss(4, 6), optimizer=optimizer, steps=steps,
+            report_every=50, reference=INTERVAL.least,
+        )  # fmt: skip
+        assert all(row.gap > -1e-12 for row in found.history)
+        errors[type(optimizer).__name__] = relative(found.field, INTERVAL)
+    assert errors["LBFGS"] < 2e-3 and errors["LevenbergMarquardt"] < 3e-6
+
+
+def test_a_step_that_raises_the_energy_is_not_taken():
+    """The first step from far away on a quartic density is too long for its model."""
+    quartic = lambda x, u, g: 0.25 * (g @ g) ** 2 - 5.0 * jnp.cos(20 * u)
+    model = ritz.MLP(2, 4, 1, key=KEY)
+    f = Functional(ritz.Energy(quartic), DISK.domain, ritz.Exact(), model)
+    problem = Discrete(f, ritz.Gauss(2, 2).rule(DISK.domain), 0)
+    optimizer = ritz.LevenbergMarquardt(start=1e-12)
+
+    @jax.jit
+    def run(theta):
+        def step(carry, _):
+            theta, state = carry
+            new, state, info = optimizer.step(problem, theta, state)
+            return (new, state), (info, state.damping)
+
+        return jax.lax.scan(step, (theta, optimizer.init(theta)), None, length=25)[1]
+
+    info, damping = run(3 * f.theta)
+    stayed = info.length[:-1] == 0
+    assert bool(stayed.any()) and bool((~stayed).any())
+    energies = np.asarray(info.energy)
+    assert (np.diff(energies) <= 1e-12).all()
+    np.testing.assert_array_equal(np.diff(energies)[np.asarray(stayed)], 0)
+    assert bool((damping[1:] > damping[:-1])[np.asarray(stayed)[1:]].all())
+    assert bool(jnp.isnan(info.decrement[:-1][stayed]).all())
+
+
+BAD: Any = ritz.LevenbergMarquardt
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: ritz.LBFGS(memory=0), "positive whole"),
+        (lambda: ritz.LBFGS(max_search=-1), "positive whole"),
+        (lambda: BAD("dense"), "MatrixFree"),
+        (lambda: BAD(start=1e-20), "least <= start"),
+        (lambda: BAD().init(jnp.zeros(2, jnp.float32)), "double precision"),
+    ],
+)
+def test_bad_options_are_refused(call, words):
+    with pytest.raises((ValueError, TypeError), match=words) as caught:
+        call()
+    assert "Got" in str(caught.value)
