@@ -26,9 +26,11 @@ include("pattern.jl")
 include("cache.jl")
 include("factor.jl")
 include("linear.jl")
+include("march.jl")
 include("assembly.jl")
 include("callable.jl")
 include("rules.jl")
+include("march_rules.jl")
 include("active.jl")
 include("dual.jl")
 include("traced.jl")
@@ -41,9 +43,10 @@ include("solutions.jl")
 include("implicit_rules.jl")
 include("xla.jl")
 include("ops.jl")
+include("march_ops.jl")
 include("precompile.jl")
 
-export SparsePattern, sparse_solve, nentries, SolveError, Status, message
+export SparsePattern, sparse_solve, march, nentries, SolveError, Status, message
 export ImplicitRoot, ImplicitFixedPoint, Newton, Anderson, find, Solution
 export DiffusionAssembly, Pushforward, Pullback
 export counters, clear!, limit_cache!

@@ -6,6 +6,7 @@
             pattern = SparsePattern(rows, cols, 2; structure)
             x, back = ChainRulesCore.rrule(sparse_solve, pattern, entries, ones(2))
             back(x)
+            march(pattern, entries, entries, [1.0], [1.0;;], [0.0;;], ones(2, 1, 1))
         end
         corners = [0.0 1.0 0.0 1.0; 0.0 0.0 1.0 1.0]
         assembly = DiffusionAssembly(
@@ -22,4 +23,5 @@
     for (ins, outs) in SPARSE_SOLVE_TYPES
         precompile(Handler{SparseSolve,ins,outs,false}(SparseSolve()), (Ptr{CallFrame},))
     end
+    precompile(Handler{MarchOp,MARCH_TYPES[2]...,false}(MarchOp()), (Ptr{CallFrame},))
 end

@@ -9,8 +9,8 @@ const REPOSITORY = dirname(dirname(HERE))  # has the Python half in a checkout
     include("fake_xla.jl")
     include("implicit_problems.jl")
     @testset "$name" for name in (
-        "formalities", "status", "sparse", "rules", "cache", "assembly", "callable",
-        "xla", "ops", "threads", "active", "jacobian", "newton", "anderson",
+        "formalities", "status", "sparse", "rules", "march", "cache", "assembly",
+        "callable", "xla", "ops", "threads", "active", "jacobian", "newton", "anderson",
         "implicit_rules", "solutions")
         include("test_$name.jl")
     end
