@@ -1,5 +1,7 @@
 """Problems in time that the literature and the peers have: answers that are known."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,3 +158,55 @@ def test_one_factorisation_for_each_length_of_step(engine, method, matrices):
     found = pi.engine.counters()
     assert found["factorisations"] == matrices
     assert found["solves"] == 2 * 12 * method.n_stages
+
+
+# --- all steps in one call --------------------------------------------------------------
+
+LINE = FunctionSpace(Mesh.interval(5))
+rng = np.random.default_rng(3)
+THETA = {
+    "a": jnp.array(2.0),
+    "end": jnp.array(1.5),
+    "kappa": jnp.asarray(rng.uniform(1, 2, 5)),
+    "u0": jnp.asarray(rng.normal(size=6)),
+}
+
+
+def moving(theta, method, order):
+    """Everything changes in time, and the start does not match the given values."""
+    model = models.heat if order == 1 else models.wave
+    problem = model(LINE, {"left": 0.0}, source="f", density="rho")
+    a, u0 = theta["a"], theta["u0"]
+    force = lambda t: lambda x: jnp.sin(a * t + x[0])
+    given = lambda t: {"kappa": theta["kappa"], "rho": 2.0, "f": force(t)}
+    t = jnp.array([0.0, 0.1, 0.2, 0.25, 0.4]) * theta["end"]
+    return evolve(
+        problem, u0, t, given, dirichlet=lambda t: {"left": a * t},
+        velocity=u0**2 if order == 2 else None, method=method,
+    )  # fmt: skip
+
+
+def everything(method, order):
+    """Values, tangents, and the gradient of a loss."""
+    path = lambda theta: moving(theta, method, order)
+    loss = lambda theta: sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(path(theta)))
+    tangent = jax.tree.map(lambda a: jnp.cos(3 * a), THETA)
+    both = lambda theta: (jax.jvp(path, (theta,), (tangent,)), jax.grad(loss)(theta))
+    return jax.jit(both)(THETA)
+
+
+@functools.cache
+def step_by_step(method, order):
+    with pytest.MonkeyPatch.context() as patch, pi.engine.use("host"):
+        patch.setattr("pyimplicit.fem.linear_march.LARGEST", 0)
+        return everything(method, order)
+
+
+@pytest.mark.parametrize("method, order", [(BDF2(), 1), (SDIRK3(), 1), (SDIRK2(), 2)])
+def test_one_call_for_all_steps(engine, method, order):
+    """The same numbers as from the loop over the steps."""
+    want = step_by_step(method, order)
+    pi.engine.clear()
+    found = everything(method, order)
+    for a, b in zip(*map(jax.tree.leaves, (found, want)), strict=True):
+        close(a, b, 1e-12 * max(1.0, np.abs(b).max()))

@@ -4,6 +4,7 @@ The engine is chosen when a function is *traced*. `auto` takes Julia if it is se
 never downloads anything.
 """
 
+import functools
 import threading
 import warnings
 from typing import Literal
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from .. import _config
-from . import host
+from . import abi, host, host_march
 from .julia import ffi, start
 
 
@@ -94,7 +95,16 @@ def target(op: str, dtype) -> str:
         _traced = running()
         if _traced == "julia":
             return ffi.target(op, dtype)
-        return host.target(op)
+        return _host_target(op)
+
+
+@functools.cache
+def _host_target(op: str) -> str:
+    """The XLA target of an operation in process, registered on first use."""
+    operations = {"sparse_solve": host.sparse_solve, "march": host_march.march}
+    name = f"pyimplicit.host.{op}"
+    abi.register_python(name, operations[op])
+    return name
 
 
 def register_pattern(key: int, n: int, rows, cols, partner, structure: str) -> None:

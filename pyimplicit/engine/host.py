@@ -17,7 +17,6 @@ from threadpoolctl import ThreadpoolController
 
 from .._config import config
 from .._status import Status
-from . import abi
 
 
 # A solve is accepted at this normwise backward error |Ax - b| / (|A||x| + |b|)
@@ -95,7 +94,7 @@ class _OneBlasThread:
         return ThreadpoolController()  # looks at every loaded library, once
 
 
-_one_blas_thread = _OneBlasThread()
+one_blas_thread = _OneBlasThread()
 _patterns: dict[int, Pattern] = {}
 _factors: "OrderedDict[tuple, Factor]" = OrderedDict()
 _lock = threading.Lock()
@@ -133,12 +132,7 @@ def sparse_solve(inputs, outputs, attributes) -> None:
     right-hand sides each. See `linear/solve.py` for its contract."""
     values, b = inputs
     x, status, residual = outputs
-    pattern = _patterns.get(attributes["pattern"])
-    if pattern is None:
-        raise RuntimeError(
-            "The compiled function refers to a sparse pattern of another process. "
-            "Build its SparsePattern here before calling it."
-        )
+    pattern = known_pattern(attributes["pattern"])
     transpose = bool(attributes["transpose"])
     batch = x.shape[:-1]
     which = np.broadcast_to(
@@ -146,17 +140,35 @@ def sparse_solve(inputs, outputs, attributes) -> None:
     ).ravel()
     b = np.broadcast_to(b, x.shape).reshape(-1, pattern.n)
     x_flat = x.reshape(-1, pattern.n)
-    with _one_blas_thread:
+    with one_blas_thread:
         for m, v in enumerate(values.reshape(-1, values.shape[-1])):
             samples = np.flatnonzero(which == m)
-            factor = _factorise(attributes["pattern"], pattern, v)
-            solved, code, eta = _solve(factor, b[samples].T, transpose)
+            factor = factorise(attributes["pattern"], pattern, v)
+            solved, code, eta = solve(factor, b[samples].T, transpose)
             x_flat[samples] = solved.T
             status.reshape(-1)[samples] = code
             residual.reshape(-1)[samples] = eta
     if attributes["throw"] and status.any():
         first = int(np.flatnonzero(status.reshape(-1))[0])
         raise ValueError(failure(pattern, status.reshape(-1)[first], first, status.size))
+
+
+def known_pattern(key: int) -> Pattern:
+    """The pattern with this content key."""
+    if key not in _patterns:
+        raise RuntimeError(
+            "The compiled function refers to a sparse pattern of another process. "
+            "Build its SparsePattern here before calling it."
+        )
+    return _patterns[key]
+
+
+def matrix(pattern: Pattern, values: np.ndarray) -> sp.csc_array:
+    """The matrix that `values` stand for: their symmetric part, if the pattern says so."""
+    if pattern.partner is not None:
+        values = (values + values[pattern.partner]) / 2
+    entries = values[pattern.slot], pattern.indices, pattern.indptr
+    return sp.csc_array(entries, shape=(pattern.n, pattern.n))
 
 
 def failure(pattern, code: int, sample: int, nsamples: int) -> str:
@@ -171,7 +183,7 @@ def failure(pattern, code: int, sample: int, nsamples: int) -> str:
     )
 
 
-def _solve(factor: Factor, b: np.ndarray, transpose: bool):
+def solve(factor: Factor, b: np.ndarray, transpose: bool):
     """Solutions, status and backward error of the columns of `b`, NaN where failed."""
     dtype = factor.A.dtype
     k = b.shape[1]
@@ -198,7 +210,7 @@ def _solve(factor: Factor, b: np.ndarray, transpose: bool):
     return np.where(code == Status.converged, x, np.nan), code, eta
 
 
-def _factorise(key: int, pattern: Pattern, values: np.ndarray) -> Factor:
+def factorise(key: int, pattern: Pattern, values: np.ndarray) -> Factor:
     """The factor of these values: a kept one if they are the same, else a new one."""
     wide = np.complex128 if np.iscomplexobj(values) else np.float64
     values = np.array(values, wide)  # a copy: XLA's buffer is not ours to keep
@@ -228,8 +240,7 @@ def _new_factor(pattern: Pattern, values: np.ndarray) -> Factor:
         other = values[pattern.partner]
         if abs(values - other).max(initial=0) > ASYMMETRY * abs(values).max(initial=0):
             return Factor(nothing, Status.not_symmetric, nbytes=2 * values.nbytes)
-        values = (values + other) / 2
-    A = sp.csc_array((values[pattern.slot], pattern.indices, pattern.indptr), shape=(n, n))
+    A = matrix(pattern, values)
     # SuperLU orders anew for every matrix. The ordering depends on the pattern alone,
     # so it is found once and the columns are handed over in that order afterwards.
     first = pattern.order is None
@@ -285,14 +296,3 @@ def singular_below(n: int) -> float:
     """Relative pivots below this are round-off. Seen on Neumann problems of up to 90,000
     unknowns: up to 3e-11; on Dirichlet problems of contrast 1e12: above 1e-7."""
     return 10 * np.finfo(float).eps * max(1, n)
-
-
-@functools.cache
-def target(op: str) -> str:
-    """The XLA target of an operation, registered on first use."""
-    name = f"pyimplicit.host.{op}"
-    abi.register_python(name, _OPERATIONS[op])
-    return name
-
-
-_OPERATIONS = {"sparse_solve": sparse_solve}

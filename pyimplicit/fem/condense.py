@@ -34,16 +34,16 @@ class Condensation:
             free[np.diff(sp.csc_array(combine).indptr) == 0] = False
         self.size, self.n_given = V.size, len(dofs)
         self.n_free = int(free.sum())
-        self.free = np.flatnonzero(free)
-        self._picks = combine is None
-        self._all = self._picks and not len(dofs)
+        self.free, self.given = np.flatnonzero(free), np.flatnonzero(given)
+        self.picks = combine is None
+        self._all = self.picks and not len(dofs)
         self.pattern: SparsePattern | None = None
         if self._all:
             self.pattern = V.pattern(structure)
             return
         place = np.where(given, np.cumsum(given), np.cumsum(free)) - 1
         rows, cols, _ = V.sparsity
-        if self._picks:
+        if self.picks:
             inner = np.flatnonzero(free[rows] & free[cols])
             mixed = np.flatnonzero(free[rows] & given[cols])
             at = place[rows[inner]], place[cols[inner]]
@@ -80,7 +80,7 @@ class Condensation:
         """The entries of TᵀAT from those of A, `(nnz,)`."""
         if self._all:
             return values
-        if self._picks:
+        if self.picks:
             return values[opaque(self._inner[0])]
         entry, factor, slot = map(opaque, self._inner)
         return jax.ops.segment_sum(values[entry] * factor, slot, self._n_inner)
@@ -89,7 +89,7 @@ class Condensation:
         """Tᵀb, from b `(size, ...)`."""
         if self._all:
             return b
-        if self._picks:
+        if self.picks:
             return b[opaque(self._free)]
         dof, column, weight = map(opaque, self._pieces)
         terms = b[dof] * like(weight.astype(jnp.finfo(b.dtype).dtype), b)
@@ -101,14 +101,17 @@ class Condensation:
         b = self.vector(rhs)
         if self._all:
             return values, b
-        if self._picks:
+        return self.matrix(values), b - like(self.moved(values, given), b)
+
+    def moved(self, values, given):
+        """TᵀA D g, `(n_free,)`."""
+        if self.picks:
             mixed, rows, cols = map(opaque, self._mixed)
             terms = values[mixed] * given[cols]
         else:
             entry, factor, rows, cols = map(opaque, self._mixed)
             terms = values[entry] * factor * given[cols]
-        moved = jax.ops.segment_sum(terms, rows, self.n_free)
-        return self.matrix(values), b - like(moved, b)
+        return jax.ops.segment_sum(terms, rows, self.n_free)
 
     def expand(self, x, given):
         """u from x, `(n_free, ...)`, and g."""
@@ -116,7 +119,7 @@ class Condensation:
             return x
         given = jnp.broadcast_to(like(given, x), (self.n_given, *x.shape[1:]))
         both = jnp.concatenate([x, given])
-        if self._picks:
+        if self.picks:
             return both[opaque(self._order)]
         dof, column, weight = map(opaque, self._pieces)
         terms = both[column] * like(weight.astype(jnp.finfo(x.dtype).dtype), x)

@@ -17,6 +17,7 @@ from jax.core import Tracer
 
 from .._status import Solution
 from .checkpoints import march
+from .linear_march import fits, march_linear
 from .problem import Problem
 from .schemes import BackwardEuler, Scheme, Stage
 from .semidiscrete import Semidiscrete
@@ -56,8 +57,11 @@ def evolve(
     - `throw=False` returns a `Solution` with one status for each step instead of raising;
       values are NaN from a failed step on.
 
-    The factorisation of a matrix is kept while the matrix is: for a linear problem whose
-    matrix does not change, one for each length of step. Call it in `jax.jit`.
+    A linear problem whose matrix does not change is marched in one call of the engine,
+    with one factorisation for each length of step, and backwards in another, with the same
+    factors; loads and given values may depend on time. So it is if there are no
+    `checkpoints` and all states take less than 1 GiB; other problems go step by step in a
+    compiled loop. Call it in `jax.jit`.
 
     **Derivative** in everything given but the status, any order, both modes: that of the
     discrete scheme, exactly. Backwards, steps are taken in reverse with the transposes of
@@ -83,16 +87,24 @@ def evolve(
     ratio = jnp.concatenate([jnp.zeros(1, h.dtype), h[1:] / h[:-1]])
     fields = lambda y: tuple(_shaped(V, a) for a in y) if len(y) > 1 else _shaped(V, y[0])
     keep = save if callable(save) else (lambda _, y: y)
+    if checkpoints is None and fits(system, method, len(h), len(start)):
+        states, status = march_linear(system, method, start, t, h, ratio)
+        iterations = jnp.full(len(h), method.n_stages, "int32")
+        value = fields(tuple(a[-1] for a in states))
+        saved = None
+        if save != "last":
+            saved = jax.lax.map(lambda now: keep(now[0], fields(now[1])), (t[1:], states))
+    else:
 
-    def step(k, carry):
-        time = t[k]
-        carry, status, iterations = one_step(system, method, carry, time, h[k], ratio[k])
-        saved = keep(time + h[k], fields(carry[0])) if save != "last" else None
-        return carry, (saved, status, iterations)
+        def step(k, carry):
+            times = t[k], t[k + 1]
+            carry, *found = one_step(system, method, carry, times, h[k], ratio[k])
+            saved = keep(times[1], fields(carry[0])) if save != "last" else None
+            return carry, (saved, *found)
 
-    carry = (start,) * method.memory
-    carry, (saved, status, iterations) = march(step, carry, len(h), checkpoints)
-    value = fields(carry[0])
+        carry = (start,) * method.memory
+        carry, (saved, status, iterations) = march(step, carry, len(h), checkpoints)
+        value = fields(carry[0])
     if save != "last":
         first = keep(t[0], fields(start))
         join = lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b])
@@ -114,13 +126,13 @@ class _Known:
         return self._rate
 
 
-def one_step(system: Semidiscrete, method: Scheme, carry, t, h, ratio):
+def one_step(system: Semidiscrete, method: Scheme, carry, times, h, ratio):
     """The values `carry` (newest first; each `(u,)` or `(u, v)`) a step of h later, the
-    status of the step and its Newton iterations."""
-    known = [_Known(system, y, t) for y in carry]
+    status of the step and its Newton iterations. `times`: before and after it."""
+    known = [_Known(system, y, times[0]) for y in carry]
     status, iterations = jnp.int32(0), jnp.int32(0)
     for stage in method.stages(h, ratio):
-        time = t + stage.at * h
+        time = times[1] if stage.at == 1 else times[0] + stage.at * h
         y, found = _solve(system, stage, known, time)
         known.insert(0, _Known(system, y, time))
         status = jnp.where(status == 0, found.status, status)

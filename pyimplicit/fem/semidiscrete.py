@@ -39,7 +39,7 @@ class Semidiscrete:
         self.problem: Problem = problem
         self.V = problem.V
         self._inputs = coefficients or {}, load, dirichlet
-        self._solver, self._throw = solver, throw
+        self._solver, self.throw = solver, throw
         found, self.dtype = self._interpret(t, *start)[1:]
         found = _cast(found, self.dtype)
         zero = jnp.zeros(self.V.size, jnp.finfo(self.dtype).dtype)
@@ -50,9 +50,9 @@ class Semidiscrete:
         terms, linear = problem._terms(found, self.dtype, None, self._others)
         self.linear = linear and not problem._bounded
         self.varies = self._matrix_varies(terms, found, changing)
-        self._matrix = None
+        self.matrix_values = None  # K, if it does not change
         if self.linear and not self.varies:
-            self._matrix = self._system(self.at(t))[0]
+            self.matrix_values = self._system(self.at(t))[0]
 
     def at(self, t) -> Moment:
         """The problem at time t."""
@@ -62,6 +62,10 @@ class Semidiscrete:
         load = self._load(t)
         load = None if load is None else load.astype(self.dtype)
         return Moment(terms, found, self.problem._values(parts, self.dtype), load)
+
+    def load(self, moment: Moment) -> jax.Array:
+        """b of a linear problem, `(size,)`."""
+        return self._system(moment)[1]
 
     def mass(self, u) -> jax.Array:
         """M u."""
@@ -86,7 +90,7 @@ class Semidiscrete:
         values, rhs = problem._condensed.reduce(
             self.mass_values + c * matrix, r + c * b, moment.given
         )
-        found = problem._solve(values, rhs, self._throw)
+        found = problem._solve(values, rhs, self.throw)
         status = jnp.int32(0) if found.status is None else found.status
         u = problem.expand(found.value, moment.given)
         return Solution(u, status, {"iterations": jnp.int32(1)})
@@ -94,14 +98,14 @@ class Semidiscrete:
     def _newton(self, moment: Moment, c, r, start) -> Solution:
         V = self.V
         first = V.split(start)
-        how = newton.Options(_alone(first), 1, self._solver, self._throw)
+        how = newton.Options(_alone(first), 1, self._solver, self.throw)
         scaled = [t._replace(form=_times(t.form, c)) for t in moment.terms]
         load = r if moment.load is None else r + c * moment.load
         terms = [self._mass_term, *scaled]
         found = newton.solve(self.problem, terms, moment.given, load, None, self.dtype, how)
         join = lambda u: V.join(u if len(V.parts) > 1 else (u,))
         steps = jnp.int32(0)
-        if self._throw:
+        if self.throw:
             return Solution(join(found), jnp.int32(0), {"iterations": steps})
         steps = found.stats.get("iterations", steps)
         return Solution(join(found.value), found.status, {"iterations": steps})
@@ -116,7 +120,7 @@ class Semidiscrete:
         else:
             zero = jnp.zeros(V.size, jnp.finfo(self.dtype).dtype)
             values, at_zero = assembly.system(V, moment.terms, zero, None, self.dtype)
-        values = values if self._matrix is None else self._matrix
+        values = values if self.matrix_values is None else self.matrix_values
         return values, -at_zero if moment.load is None else moment.load - at_zero
 
     # --- what is given, and what of it changes ------------------------------------------
