@@ -8,12 +8,19 @@ from .boundary import (
     Nitsche as Nitsche,
     Penalty as Penalty,
 )
+from .centred import Centred as Centred
 from .domains import (
     AbstractDomain as AbstractDomain,
     Ball as Ball,
     Box as Box,
     Nodes as Nodes,
     Rule as Rule,
+)
+from .eigenpairs import (
+    Eigenpairs as Eigenpairs,
+    eigenpairs as eigenpairs,
+    ground_state as ground_state,
+    ritz_values as ritz_values,
 )
 from .energies import (
     Energy as Energy,
@@ -24,6 +31,14 @@ from .energies import (
     p_laplacian as p_laplacian,
     poisson as poisson,
     rayleigh as rayleigh,
+)
+from .error import (
+    Equilibrated as Equilibrated,
+    Error as Error,
+    FluxBound as FluxBound,
+    error as error,
+    fem_error as fem_error,
+    flux_bound as flux_bound,
 )
 from .models import MLP as MLP, ReLU3 as ReLU3, count as count
 from .optimizers import (
