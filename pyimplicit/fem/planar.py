@@ -83,13 +83,13 @@ def check_polygon(corners) -> np.ndarray:
     corners = np.array(corners, dtype=np.float64)
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
         raise ValueError(
-            "`Mesh.polygon(corners)` must be at least three points in the plane.\n"
+            "The `corners` of a polygon must be at least three points in the plane.\n"
             f"Got shape {corners.shape}.\nPass an array of shape (n, 2)."
         )
     if not np.isfinite(corners).all():
         i = np.flatnonzero(~np.isfinite(corners).all(axis=1))[0]
         raise ValueError(
-            "`Mesh.polygon(corners)` must be finite.\n"
+            "The `corners` of a polygon must be finite.\n"
             f"Got {corners[i].tolist()} as corner {i}.\nLook at what wrote it."
         )
     n, extent = len(corners), np.ptp(corners, axis=0).max()
@@ -104,7 +104,7 @@ def check_polygon(corners) -> np.ndarray:
         i, j = first[group.ravel()[again[0]]], again[0]
         closing = " Do not repeat the first corner at the end." if i == 0 else ""
         raise ValueError(
-            "`Mesh.polygon(corners)` must be distinct.\n"
+            "The `corners` of a polygon must be distinct.\n"
             f"Got {corners[j].tolist()} as corner {i} and as corner {j}.\n"
             f"Remove one of them.{closing}"
         )
@@ -134,7 +134,7 @@ def _check_crossings(corners, extent: float) -> None:
                 k, m = np.argwhere(found)[0]
                 k += part.start
                 raise ValueError(
-                    "`Mesh.polygon(corners)` must be a simple polygon.\n"
+                    "The `corners` of a polygon must be a simple polygon.\n"
                     f"Got edges {k} (corners {k}, {(k + 1) % n}) and {m} (corners {m}, "
                     f"{(m + 1) % n}), which {how}.\nPut the corners in order."
                 )

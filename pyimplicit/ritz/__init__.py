@@ -13,8 +13,12 @@ from .domains import (
     AbstractDomain as AbstractDomain,
     Ball as Ball,
     Box as Box,
+    Corner as Corner,
+    LShape as LShape,
     Nodes as Nodes,
+    Polygon as Polygon,
     Rule as Rule,
+    Slit as Slit,
 )
 from .eigenpairs import (
     Eigenpairs as Eigenpairs,
@@ -39,6 +43,13 @@ from .error import (
     error as error,
     fem_error as fem_error,
     flux_bound as flux_bound,
+)
+from .features import (
+    Enriched as Enriched,
+    Features as Features,
+    Fourier as Fourier,
+    Periodic as Periodic,
+    Singular as Singular,
 )
 from .models import MLP as MLP, ReLU3 as ReLU3, count as count
 from .optimizers import (

@@ -48,7 +48,7 @@ def solve(
 
     - `energy`: an `Energy`, e.g. `ritz.poisson(source=1.0)`, or a plain density
       e(x, u, grad_u) of one point.
-    - `domain`: a `Box` or a `Ball`, of any dimension.
+    - `domain`: a `Box` or `Ball` of any dimension, a `Polygon`, `LShape` or `Slit`.
     - `boundary`: `Exact(g)`, `Penalty(g, weight)`, `Nitsche(g, weight)`, `Natural()`.
     - `model`: an equinox module, `(dim,)` to a scalar or `(m,)`; see `ritz.MLP`.
     - `quadrature`: where the energy is integrated to train; by default `Gauss(4, 8)` up
@@ -177,7 +177,7 @@ def _as_domain(domain) -> AbstractDomain:
         return domain
     raise TypeError(
         f"`solve(domain=...)` must be a domain.\nGot {domain!r}.\n"
-        "Known: ritz.Box and ritz.Ball."
+        "Known: ritz.Box, Ball, Polygon, LShape, Slit."
     )
 
 
