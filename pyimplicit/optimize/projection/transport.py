@@ -27,8 +27,10 @@ def projection_transport(sim_matrix, marginals, make_solver=None, use_semi_dual=
 
     - `sim_matrix`: S, `(n, m)`.
     - `marginals`: `(a, b)`, `(n,)` and `(m,)`, of one mass, not negative.
-    - `make_solver`, `use_semi_dual`: of jaxopt's signature. How the dual is solved does not
-      change the answer; here it is always by Newton's method, and they are not used.
+    - `make_solver`: None. (In jaxopt a solver for the dual; here Newton's method finds it
+      to round-off, so that there is nothing to choose, and another value is an error.)
+    - `use_semi_dual`: True or False, of jaxopt's signature: which of two duals of one
+      solution is solved. Here it is always the full one.
 
     **Returns:** P, `(n, m)`, with marginals right to round-off.
 
@@ -38,14 +40,14 @@ def projection_transport(sim_matrix, marginals, make_solver=None, use_semi_dual=
     a or b that move mass between them leave the face, and raise. Entries with
     S + f + g = 0 count as outside.
 
-    **Errors:** `ValueError` on misfit shapes; at run time on unequal masses, negative or
-    NaN input, or no convergence.
+    **Errors:** `ValueError` on misfit shapes and on a `make_solver`; at run time on unequal
+    masses, negative or NaN input, or no convergence.
 
     ??? cite "Reference"
         Blondel, Seguy, Rolet, *Smooth and sparse optimal transport* (2018), Table 1.
         arXiv:1710.06276. Semismooth Newton: Lorenz, Manns, Meyer 2021. arXiv:1903.01112
     """
-    del make_solver, use_semi_dual
+    _no_choice("projection_transport", make_solver, use_semi_dual)
     S, a, b = _problem("projection_transport", sim_matrix, marginals)
     return _euclidean(S, a, b)
 
@@ -83,7 +85,7 @@ def kl_projection_transport(sim_matrix, marginals, make_solver=None, use_semi_du
 
     Arguments as `projection_transport`; S may hold -∞. *Derivative*: as `sinkhorn`.
     """
-    del make_solver, use_semi_dual
+    _no_choice("kl_projection_transport", make_solver, use_semi_dual)
     S, a, b = _problem("kl_projection_transport", sim_matrix, marginals)
     return sinkhorn(-S, a, b, epsilon=1.0).plan
 
@@ -92,6 +94,20 @@ def kl_projection_birkhoff(sim_matrix, make_solver=None, use_semi_dual=True):
     """`kl_projection_transport` with marginals of ones. S is `(n, n)`."""
     ones = _ones("kl_projection_birkhoff", sim_matrix)
     return kl_projection_transport(sim_matrix, ones, make_solver, use_semi_dual)
+
+
+def _no_choice(name: str, make_solver, use_semi_dual) -> None:
+    if make_solver is not None:
+        raise ValueError(
+            f"`{name}(make_solver=...)` must be None: the dual is solved by Newton's method, "
+            f"to round-off.\nGot {make_solver!r}.\nLeave it out; for a looser or a longer "
+            "entropic solve use pi.transport.sinkhorn(rtol=..., max_steps=...)."
+        )
+    if not isinstance(use_semi_dual, bool):
+        raise ValueError(
+            f"`{name}(use_semi_dual=...)` must be True or False.\nGot {use_semi_dual!r}.\n"
+            "Both have the same solution: leave it out."
+        )
 
 
 def _problem(name: str, sim_matrix, marginals):
