@@ -13,8 +13,8 @@ using ChainRulesCore:
     @not_implemented, @thunk, unthunk
 using Libdl: Libdl
 using LinearAlgebra:
-    LinearAlgebra, Bidiagonal, Diagonal, I, LU, SymTridiagonal, Symmetric, Tridiagonal,
-    det, diag, issuccess, ldiv!, mul!, norm, opnorm, tril
+    LinearAlgebra, BLAS, Bidiagonal, Diagonal, I, LAPACK, LU, SymTridiagonal, Symmetric,
+    Tridiagonal, det, diag, dot, issuccess, ldiv!, mul!, norm, opnorm, tril
 using PrecompileTools: @compile_workload, @setup_workload
 using SparseArrays:
     SparseArrays, SparseMatrixCSC, findnz, nonzeros, nzrange, rowvals, sparse
@@ -44,6 +44,10 @@ include("implicit_rules.jl")
 include("xla.jl")
 include("ops.jl")
 include("march_ops.jl")
+include("qp_data.jl")
+include("qp_interior.jl")
+include("qp_polish.jl")
+include("qp.jl")
 include("precompile.jl")
 
 export SparsePattern, sparse_solve, march, nentries, SolveError, Status, message

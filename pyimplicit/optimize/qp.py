@@ -1,6 +1,6 @@
 """Convex quadratic programmes as layers."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,6 +18,7 @@ from .qp_check import indefinite_below, prepare
 from .qp_data import QP, programme, scaled
 from .qp_degenerate import Degenerate, differentiable, policy
 from .qp_interior import interior_point
+from .qp_julia import in_julia, julia_optimum
 from .qp_kkt import Sets
 from .qp_polish import Polished, polish
 from .qp_sparse import sparse_optimum, sparse_programme
@@ -27,11 +28,20 @@ class InteriorPoint(eqx.Module):
     """A dense primal-dual interior point method, then an exact step on the active set.
 
     `rtol`: relative accuracy of the interior point; what follows it is exact to about 1e-10
-    (1e-5 in single precision). `max_steps`: at most.
+    (1e-5 in single precision). `max_steps`: at most. `backend`: "julia", over threads;
+    "jax", compiled by XLA; by default Julia on the CPU where it is the engine.
     """
 
     rtol: float | None = None
     max_steps: int = eqx.field(static=True, default=60)
+    backend: Literal["julia", "jax"] | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if self.backend not in (None, "julia", "jax"):
+            raise ValueError(
+                "`InteriorPoint(backend=...)` must be 'julia', 'jax' or None.\n"
+                f"Got {self.backend!r}.\nLeave it out for the current engine's."
+            )
 
 
 class QPSolution(eqx.Module):
@@ -83,8 +93,9 @@ def qp(
     - `A`, `b`: `(p, n)`, `(p,)`; rows may depend on each other.
     - `G`, `h`: `(m, n)`, `(m,)`; an infinite h is no constraint.
     - `lb`, `ub`: `(n,)` or numbers; infinite: no bound; equal: a fixed unknown.
-    - `solver`: `pi.InteriorPoint(...)` for arrays, batched in JAX; `pi.Clarabel(...)` on
-      the CPU, in double precision, for `SparseOperator`s (any of P, A, G; P may be None).
+    - `solver`: `pi.InteriorPoint(...)` for arrays, batched in Julia or in JAX;
+      `pi.Clarabel(...)` on the CPU, in double precision, for `SparseOperator`s (any of P, A,
+      G; P may be None).
     - `degenerate`: what the derivative is where there is none in the usual sense:
       "least_norm": the pseudo-inverse of the linearised optimality conditions (for one
       weakly active bound on a unit Hessian: the mean of the one-sided derivatives);
@@ -125,7 +136,15 @@ def qp(
             f"Got {degenerate!r}.\nPass dense arrays for the others."
         )
     given = prepare("qp", P, q, A, b, G, h, lb, ub)
-    return _qp(given, solver, how, throw)
+    return _qp(given, _placed(solver, given[1].dtype), how, throw)
+
+
+def _placed(solver, dtype):
+    """The solver with its backend chosen; not later: the choice is a key of compilation."""
+    if not isinstance(solver, InteriorPoint) or solver.backend is not None:
+        return solver
+    backend = "julia" if in_julia(dtype) else "jax"
+    return InteriorPoint(solver.rtol, solver.max_steps, backend)
 
 
 def _qp(given, solver, how, throw) -> QPSolution:
@@ -164,9 +183,11 @@ def _programme(given, solver) -> QP:
 
 
 def _dense_optimum(problem: QP, solver: InteriorPoint):
-    hat, scale = scaled(problem)
     rtol = float(jnp.finfo(problem.q.dtype).eps) ** 0.55
     rtol = rtol if solver.rtol is None else solver.rtol
+    if solver.backend == "julia":
+        return julia_optimum(problem, rtol, solver.max_steps)
+    hat, scale = scaled(problem)
     it = interior_point(hat, rtol, solver.max_steps)
     P = problem.P
     shift = indefinite_below(P.dtype) * jnp.max(jnp.abs(P), initial=0.0)

@@ -1,0 +1,169 @@
+# A batch of dense quadratic programmes, one after the other in each thread's workspace.
+
+"""
+    solve!(W::QPWorkspace, rtol, max_steps)
+
+Solve the programme that `W.given`, `W.live` and `W.fixed` hold: the interior point method
+on the scaled one, then the exact step on the active set. Leaves in `W` the point `best`
+(of a programme without a solution: the last iterate, a ray), `active`, `weak`, the factor
+`U` of the reduced optimality conditions, `status`, `steps`, `polished`, `error`.
+"""
+function solve!(W::QPWorkspace{T}, rtol, max_steps) where {T}
+    D, S = W.given, W.scale
+    cost = scale!(W.hat, S, D)
+    interior_point!(W, rtol, max_steps)
+    # An indefinite P: not positive after a shift by what could be round-off.
+    shift = sqrt(eps(T)) * top(D.P) + sqrt(floatmin(T))
+    copyto!(W.U, D.P)
+    for i in axes(W.U, 1)
+        W.U[i, i] += shift
+    end
+    cholesky_upper!(W.U) || (W.status = Int32(NOT_POSITIVE_DEFINITE))
+    W.best.x .= S.col .* W.at.x
+    W.best.y .= S.row_y .* W.at.y ./ cost
+    W.best.z .= S.row_z .* W.at.z ./ cost
+    W.active .= W.at.z .> W.at.s
+    polish!(W, W.status == Int32(CONVERGED))
+    return W
+end
+
+# --- workspaces that wait for the next call ------------------------------------------
+
+const IDLE = Dict{Tuple,Vector{Any}}()
+const IDLE_LOCK = ReentrantLock()
+const IDLE_SHAPES = 8  # shapes kept; the memory of others is left to the collector
+
+function borrow_workspace(::Type{T}, key...) where {T}
+    lock(IDLE_LOCK)
+    try
+        idle = get(IDLE, (T, key...), nothing)
+        idle === nothing || isempty(idle) || return pop!(idle)::QPWorkspace{T}
+    finally
+        unlock(IDLE_LOCK)
+    end
+    return QPWorkspace{T}(key...)
+end
+
+function give_back(W::QPWorkspace{T}) where {T}
+    D = W.given
+    key = (T, length(D.q), length(D.b), size(D.Gᵀ, 2), D.lower, D.upper)
+    lock(IDLE_LOCK)
+    try
+        length(IDLE) < IDLE_SHAPES || haskey(IDLE, key) || empty!(IDLE)
+        push!(get!(Vector{Any}, IDLE, key), W)
+    finally
+        unlock(IDLE_LOCK)
+    end
+    return nothing
+end
+
+# Many small factorisations: one BLAS thread each, as the batch has the others. Calls may
+# overlap; the last one out restores.
+const BLAS_USERS = Ref(0)
+const BLAS_BEFORE = Ref(1)
+function with_one_blas_thread(f)
+    lock(IDLE_LOCK) do
+        BLAS_USERS[] += 1
+        if BLAS_USERS[] == 1
+            BLAS_BEFORE[] = BLAS.get_num_threads()
+            BLAS_BEFORE[] == 1 || BLAS.set_num_threads(1)
+        end
+    end
+    try
+        return f()
+    finally
+        lock(IDLE_LOCK) do
+            BLAS_USERS[] -= 1
+            BLAS_USERS[] == 0 && BLAS_BEFORE[] != 1 &&
+                BLAS.set_num_threads(BLAS_BEFORE[])
+        end
+    end
+end
+
+# Samples that one thread takes at a time: about a quarter of a millisecond of work.
+block_size(n, rows) = clamp(500_000 ÷ (100 + n^2 * (n + rows)), 1, 64)
+
+# --- what XLA calls ------------------------------------------------------------------
+
+"""
+    QuadraticProgrammes()
+
+`(x, y, z, active, weak, U, status, steps, polished, error)` of
+`(P, q, A, b, G, d, live, fixed, rtol)`, as `pyimplicit/optimize/qp_julia.py` says. XLA
+keeps rows of matrices together, so that `A`, `G` arrive transposed and `U` leaves as the
+lower triangle.
+"""
+struct QuadraticProgrammes end
+
+function (::QuadraticProgrammes)(outs, ins, attrs)
+    P, q, A, b, G, d, = ins
+    T = eltype(q)
+    n, p, m = q.dims[1], b.dims[1], G.dims[2]
+    lower, upper = attribute(attrs, :lower) != 0, attribute(attrs, :upper) != 0
+    max_steps = attribute(attrs, :max_steps)
+    rows = m + n * (lower + upper)
+    P.dims == (n, n) && A.dims == (n, p) && G.dims[1] == n && d.dims == (rows,) ||
+        throw(DimensionMismatch("a programme of $n unknowns got misfit arrays."))
+    samples = nsamples(first(outs))
+    block = block_size(n, rows)
+    with_one_blas_thread() do
+        foreach_threaded(cld(samples, block)) do k
+            W = borrow_workspace(T, n, p, m, lower, upper)
+            for s in ((k - 1) * block + 1):min(k * block, samples)
+                solve_sample!(W, outs, ins, max_steps, s)
+            end
+            give_back(W)
+        end
+    end
+    return
+end
+
+fetch!(a::Array{T}, o::Operand{T}, result, s) where {T} =
+    GC.@preserve a unsafe_copyto!(pointer(a), address(o, source(o, result, s)), length(a))
+put!(o::Operand{T}, a::Array{T}, s) where {T} =
+    GC.@preserve a unsafe_copyto!(address(o, s), pointer(a), length(a))
+
+function solve_sample!(W::QPWorkspace, outs, ins, max_steps, s)
+    x, y, z, active, weak, U, status, steps, polished, error = outs
+    D = W.given
+    arrays = (D.P, D.q, D.Aᵀ, D.b, D.Gᵀ, D.d, W.live, W.fixed)
+    foreach((a, o) -> fetch!(a, o, x, s), arrays, Base.front(ins))
+    rtol = ins[end]
+    solve!(W, unsafe_load(rtol.data, source(rtol, x, s)), max_steps)
+    best = W.best
+    foreach((o, a) -> put!(o, a, s), (x, y, z, active, weak),
+        (best.x, best.y, best.z, W.active, W.weak))
+    for j in axes(W.U, 2), i in (j + 1):size(W.U, 1)
+        W.U[i, j] = 0
+    end
+    put!(U, W.U, s)
+    unsafe_store!(status.data, W.status, s)
+    unsafe_store!(steps.data, W.steps, s)
+    unsafe_store!(polished.data, W.polished, s)
+    unsafe_store!(error.data, W.error, s)
+    return
+end
+
+const QP_TYPES = [
+    (Tuple{Matrix{T},Vector{T},Matrix{T},Vector{T},Matrix{T},Vector{T},Vector{Bool},
+            Vector{Bool},Array{T,0}},
+        Tuple{Vector{T},Vector{T},Vector{T},Vector{Bool},Vector{Bool},Matrix{T},
+            Array{Int32,0},Array{Int32,0},Array{Bool,0},Array{T,0}})
+    for T in (Float32, Float64)]
+
+"""
+    quadratic_programme_pointer(dtype) -> UInt
+
+The C function by which XLA solves quadratic programmes of this element type.
+"""
+quadratic_programme_pointer(dtype) =
+    built_in_pointer(QuadraticProgrammes(), QP_TYPES, dtype, "quadratic_programme")
+
+function built_in_pointer(op, signatures, dtype, name)
+    T = element_type(dtype)
+    for (ins, outs) in signatures
+        eltype(fieldtype(ins, 1)) == T &&
+            return pointer_for(Handler{typeof(op),ins,outs,false}(op))
+    end
+    throw(ArgumentError("$name has no method for $dtype."))
+end

@@ -1,0 +1,253 @@
+# Dense quadratic programmes: their data, scaling, and the small kernels they are solved by.
+#
+# The same algorithm as `pyimplicit/optimize/qp_*.py`, so that both give the same numbers:
+# min ½xᵀPx + qᵀx subject to A x = b, C x ≤ d with C = [G; -I; I] (the bounds' rows may be
+# absent). Matrices of constraints are stored transposed, constraints as columns.
+
+struct QPData{T}
+    P::Matrix{T}   # n × n, symmetric
+    q::Vector{T}
+    Aᵀ::Matrix{T}  # n × p
+    b::Vector{T}
+    Gᵀ::Matrix{T}  # n × m
+    d::Vector{T}   # of all rows of C
+    lower::Bool
+    upper::Bool
+end
+
+function QPData{T}(n, p, m, lower::Bool, upper::Bool) where {T}
+    v(k) = Vector{T}(undef, k)
+    a(k, l) = Matrix{T}(undef, k, l)
+    rows = m + n * (lower + upper)
+    return QPData{T}(a(n, n), v(n), a(n, p), v(p), a(n, m), v(rows), lower, upper)
+end
+
+nrows(D::QPData) = length(D.d)
+
+# --- kernels -------------------------------------------------------------------------
+# Products with vectors are written out: BLAS gains nothing on them at these sizes, and its
+# calls cost more than a programme of five unknowns.
+
+# y[at + j] = α Σᵢ M[i, j] x[i] + β y[at + j]
+function dots!(y, at, M, x, α, β)
+    for j in axes(M, 2)
+        total = zero(eltype(y))
+        @inbounds @simd for i in axes(M, 1)
+            total += M[i, j] * x[i]
+        end
+        @inbounds y[at + j] = iszero(β) ? α * total : α * total + β * y[at + j]
+    end
+    return y
+end
+
+# y += α M v, the entries of v from `at + 1` on
+function combine!(y, M, v, at, α)
+    for j in axes(M, 2)
+        @inbounds c = α * v[at + j]
+        iszero(c) && continue
+        @inbounds @simd for i in axes(M, 1)
+            y[i] += M[i, j] * c
+        end
+    end
+    return y
+end
+
+# y = C x
+function times_C!(y, D::QPData, x)
+    n, m = size(D.Gᵀ)
+    dots!(y, 0, D.Gᵀ, x, 1, 0)
+    at = m
+    D.lower && (@inbounds @simd for i in 1:n
+        y[at + i] = -x[i]
+    end; at += n)
+    D.upper && (@inbounds @simd for i in 1:n
+        y[at + i] = x[i]
+    end)
+    return y
+end
+
+# y += Cᵀ v
+function add_Cᵀ!(y, D::QPData, v)
+    n, m = size(D.Gᵀ)
+    combine!(y, D.Gᵀ, v, 0, 1)
+    at = m
+    D.lower && (@inbounds @simd for i in 1:n
+        y[i] -= v[at + i]
+    end; at += n)
+    D.upper && (@inbounds @simd for i in 1:n
+        y[i] += v[at + i]
+    end)
+    return y
+end
+
+top(v) = maximum(abs, v; init = zero(eltype(v)))
+
+const SMALL = 12  # unknowns up to which factors are made by loops
+
+"""
+    condense!(U, B, D, base, w) -> Bool
+
+`UᵀU = base + Cᵀ diag(w) C`, the upper triangle; false if that is not positive definite.
+`B` is memory of the size of `Gᵀ`. Zero weights cost nothing.
+"""
+function condense!(U::Matrix{T}, B, D::QPData{T}, base, w) where {T}
+    n, m = size(D.Gᵀ)
+    copyto!(U, base)
+    k = 0
+    for j in 1:m
+        @inbounds w[j] > 0 || (isnan(w[j]) && return false; continue)
+        k += 1
+        @inbounds r = sqrt(w[j])
+        @inbounds @simd for i in 1:n
+            B[i, k] = r * D.Gᵀ[i, j]
+        end
+    end
+    if n > SMALL
+        k > 0 && BLAS.syrk!('U', 'N', one(T), view(B, :, 1:k), one(T), U)
+    else
+        for l in 1:k, j in 1:n
+            @inbounds c = B[j, l]
+            @inbounds @simd for i in 1:j
+                U[i, j] += c * B[i, l]
+            end
+        end
+    end
+    at = m
+    for _ in 1:(D.lower + D.upper)
+        @inbounds for i in 1:n
+            U[i, i] += w[at + i]
+        end
+        at += n
+    end
+    return cholesky_upper!(U)
+end
+
+function cholesky_upper!(U::Matrix{T}) where {T}
+    n = size(U, 1)
+    n > SMALL && return LAPACK.potrf!('U', U)[2] == 0
+    for j in 1:n
+        for i in 1:(j - 1)
+            @inbounds total = U[i, j]
+            @inbounds for k in 1:(i - 1)
+                total -= U[k, i] * U[k, j]
+            end
+            @inbounds U[i, j] = total / U[i, i]
+        end
+        @inbounds total = U[j, j]
+        @inbounds for k in 1:(j - 1)
+            total -= U[k, j]^2
+        end
+        total > 0 || return false
+        @inbounds U[j, j] = sqrt(total)
+    end
+    return true
+end
+
+# x ← (UᵀU)⁻¹ x
+function cholesky_solve!(x, U::Matrix)
+    n = size(U, 1)
+    if n > SMALL
+        BLAS.trsv!('U', 'T', 'N', U, x)
+        BLAS.trsv!('U', 'N', 'N', U, x)
+        return x
+    end
+    for j in 1:n
+        @inbounds total = x[j]
+        @inbounds for k in 1:(j - 1)
+            total -= U[k, j] * x[k]
+        end
+        @inbounds x[j] = total / U[j, j]
+    end
+    for j in n:-1:1
+        @inbounds x[j] /= U[j, j]
+        @inbounds c = x[j]
+        @inbounds @simd for k in 1:(j - 1)
+            x[k] -= c * U[k, j]
+        end
+    end
+    return x
+end
+
+# base = P + shift I + A Aᵀ-part/δ
+function condensed_base!(base::Matrix{T}, D::QPData{T}, shift, δ) where {T}
+    copyto!(base, D.P)
+    n, p = size(D.Aᵀ)
+    @inbounds for i in 1:n
+        base[i, i] += shift
+    end
+    p > 0 && BLAS.syrk!('U', 'N', inv(T(δ)), D.Aᵀ, one(T), base)
+    return base
+end
+
+# --- scaling -------------------------------------------------------------------------
+
+# x = col · x̂, y = row_y · ŷ / cost, z = row_z · ẑ / cost.
+struct QPScale{T}
+    col::Vector{T}
+    row_y::Vector{T}
+    row_z::Vector{T}
+end
+
+within(size::T) where {T} = size > 0 ? clamp(size, T(1e-8), T(1e8)) : one(T)
+
+# Divides columns by their largest entry (which is kept in `row`, multiplied on) and the
+# rows by `col`.
+function scale_columns!(M, row, at)
+    for j in axes(M, 2)
+        @inbounds r = 1 / within(top(view(M, :, j)))
+        @inbounds row[at + j] *= r
+        @inbounds @simd for i in axes(M, 1)
+            M[i, j] *= r
+        end
+    end
+end
+
+"""
+    scale!(hat, scale, D) -> cost
+
+Rows of A and G near 1, then columns, then the objective (Ruiz 2001, two sweeps).
+"""
+function scale!(hat::QPData{T}, S::QPScale{T}, D::QPData{T}) where {T}
+    n, m = size(D.Gᵀ)
+    copyto!(hat.P, D.P)
+    copyto!(hat.Aᵀ, D.Aᵀ)
+    copyto!(hat.Gᵀ, D.Gᵀ)
+    fill!(S.row_y, 1)
+    fill!(S.row_z, 1)
+    col = S.col
+    scale_columns!(hat.Aᵀ, S.row_y, 0)
+    scale_columns!(hat.Gᵀ, S.row_z, 0)
+    fill!(col, 0)
+    for M in (hat.Aᵀ, hat.Gᵀ), j in axes(M, 2)
+        @inbounds for i in 1:n
+            col[i] = max(col[i], abs(M[i, j]))
+        end
+    end
+    cost = 1 / within(max(top(D.P), top(D.q)))
+    for j in 1:n
+        @inbounds col[j] = 1 / sqrt(within(max(col[j], cost * top(view(D.P, :, j)))))
+    end
+    for M in (hat.Aᵀ, hat.Gᵀ, hat.P), j in axes(M, 2)
+        @inbounds @simd for i in 1:n
+            M[i, j] *= col[i]
+        end
+    end
+    for j in 1:n
+        @inbounds c = col[j]
+        @inbounds @simd for i in 1:n
+            hat.P[i, j] *= c
+        end
+    end
+    scale_columns!(hat.Aᵀ, S.row_y, 0)
+    scale_columns!(hat.Gᵀ, S.row_z, 0)
+    hat.q .= D.q .* col
+    cost = 1 / within(max(top(hat.P), top(hat.q)))
+    hat.P .*= cost
+    hat.q .*= cost
+    hat.b .= S.row_y .* D.b
+    for k in (m + 1):nrows(D)
+        @inbounds S.row_z[k] = 1 / col[mod1(k - m, n)]
+    end
+    hat.d .= S.row_z .* D.d
+    return cost
+end
