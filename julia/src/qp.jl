@@ -6,7 +6,7 @@
 Solve the programme that `W.given`, `W.live` and `W.fixed` hold: the interior point method
 on the scaled one, then the exact step on the active set. Leaves in `W` the point `best`
 (of a programme without a solution: the last iterate, a ray), `active`, `weak`, the factor
-`U` of the reduced optimality conditions, `status`, `steps`, `polished`, `error`.
+`L` of the reduced optimality conditions, `status`, `steps`, `polished`, `error`.
 """
 function solve!(W::QPWorkspace{T}, rtol, max_steps) where {T}
     D, S = W.given, W.scale
@@ -14,11 +14,11 @@ function solve!(W::QPWorkspace{T}, rtol, max_steps) where {T}
     interior_point!(W, rtol, max_steps)
     # An indefinite P: not positive after a shift by what could be round-off.
     shift = sqrt(eps(T)) * top(D.P) + sqrt(floatmin(T))
-    copyto!(W.U, D.P)
-    for i in axes(W.U, 1)
-        W.U[i, i] += shift
+    copyto!(W.L, D.P)
+    for i in axes(W.L, 1)
+        W.L[i, i] += shift
     end
-    cholesky_upper!(W.U) || (W.status = Int32(NOT_POSITIVE_DEFINITE))
+    cholesky_lower!(W.L) || (W.status = Int32(NOT_POSITIVE_DEFINITE))
     W.best.x .= S.col .* W.at.x
     W.best.y .= S.row_y .* W.at.y ./ cost
     W.best.z .= S.row_z .* W.at.z ./ cost
@@ -88,10 +88,9 @@ block_size(n, rows) = clamp(500_000 ÷ (100 + n^2 * (n + rows)), 1, 64)
 """
     QuadraticProgrammes()
 
-`(x, y, z, active, weak, U, status, steps, polished, error)` of
+`(x, y, z, active, weak, L, status, steps, polished, error)` of
 `(P, q, A, b, G, d, live, fixed, rtol)`, as `pyimplicit/optimize/qp_julia.py` says. XLA
-keeps rows of matrices together, so that `A`, `G` arrive transposed and `U` leaves as the
-lower triangle.
+keeps rows of matrices together, so that `A`, `G` arrive transposed and `L` leaves by rows.
 """
 struct QuadraticProgrammes end
 
@@ -124,7 +123,7 @@ put!(o::Operand{T}, a::Array{T}, s) where {T} =
     GC.@preserve a unsafe_copyto!(address(o, s), pointer(a), length(a))
 
 function solve_sample!(W::QPWorkspace, outs, ins, max_steps, s)
-    x, y, z, active, weak, U, status, steps, polished, error = outs
+    x, y, z, active, weak, L, status, steps, polished, error = outs
     D = W.given
     arrays = (D.P, D.q, D.Aᵀ, D.b, D.Gᵀ, D.d, W.live, W.fixed)
     foreach((a, o) -> fetch!(a, o, x, s), arrays, Base.front(ins))
@@ -133,10 +132,11 @@ function solve_sample!(W::QPWorkspace, outs, ins, max_steps, s)
     best = W.best
     foreach((o, a) -> put!(o, a, s), (x, y, z, active, weak),
         (best.x, best.y, best.z, W.active, W.weak))
-    for j in axes(W.U, 2), i in (j + 1):size(W.U, 1)
-        W.U[i, j] = 0
+    for j in axes(W.L, 2), i in 1:j  # rows are kept together there
+        W.base[i, j] = W.L[j, i]
+        i == j || (W.base[j, i] = 0)
     end
-    put!(U, W.U, s)
+    put!(L, W.base, s)
     unsafe_store!(status.data, W.status, s)
     unsafe_store!(steps.data, W.steps, s)
     unsafe_store!(polished.data, W.polished, s)

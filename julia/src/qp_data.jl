@@ -80,19 +80,28 @@ function add_Cᵀ!(y, D::QPData, v)
     return y
 end
 
-top(v) = maximum(abs, v; init = zero(eltype(v)))
+# The largest entry in absolute value; NaN if one is NaN.
+function top(v)
+    largest, bad = zero(eltype(v)), false
+    @inbounds @simd for i in eachindex(v)
+        a = abs(v[i])
+        largest = ifelse(a > largest, a, largest)
+        bad |= isnan(a)
+    end
+    return bad ? oftype(largest, NaN) : largest
+end
 
 const SMALL = 12  # unknowns up to which factors are made by loops
 
 """
-    condense!(U, B, D, base, w) -> Bool
+    condense!(L, B, D, base, w) -> Bool
 
-`UᵀU = base + Cᵀ diag(w) C`, the upper triangle; false if that is not positive definite.
+`L Lᵀ = base + Cᵀ diag(w) C`, the lower triangle; false if that is not positive definite.
 `B` is memory of the size of `Gᵀ`. Zero weights cost nothing.
 """
-function condense!(U::Matrix{T}, B, D::QPData{T}, base, w) where {T}
+function condense!(L::Matrix{T}, B, D::QPData{T}, base, w) where {T}
     n, m = size(D.Gᵀ)
-    copyto!(U, base)
+    copyto!(L, base)
     k = 0
     for j in 1:m
         @inbounds w[j] > 0 || (isnan(w[j]) && return false; continue)
@@ -103,67 +112,67 @@ function condense!(U::Matrix{T}, B, D::QPData{T}, base, w) where {T}
         end
     end
     if n > SMALL
-        k > 0 && BLAS.syrk!('U', 'N', one(T), view(B, :, 1:k), one(T), U)
+        k > 0 && BLAS.syrk!('L', 'N', one(T), view(B, :, 1:k), one(T), L)
     else
         for l in 1:k, j in 1:n
             @inbounds c = B[j, l]
-            @inbounds @simd for i in 1:j
-                U[i, j] += c * B[i, l]
+            @inbounds @simd for i in j:n
+                L[i, j] += c * B[i, l]
             end
         end
     end
     at = m
     for _ in 1:(D.lower + D.upper)
         @inbounds for i in 1:n
-            U[i, i] += w[at + i]
+            L[i, i] += w[at + i]
         end
         at += n
     end
-    return cholesky_upper!(U)
+    return cholesky_lower!(L)
 end
 
-function cholesky_upper!(U::Matrix{T}) where {T}
-    n = size(U, 1)
-    n > SMALL && return LAPACK.potrf!('U', U)[2] == 0
+function cholesky_lower!(L::Matrix{T}) where {T}
+    n = size(L, 1)
+    n > SMALL && return LAPACK.potrf!('L', L)[2] == 0
     for j in 1:n
-        for i in 1:(j - 1)
-            @inbounds total = U[i, j]
-            @inbounds for k in 1:(i - 1)
-                total -= U[k, i] * U[k, j]
+        @inbounds pivot = L[j, j]
+        pivot > 0 || return false
+        @inbounds L[j, j] = sqrt(pivot)
+        @inbounds r = 1 / L[j, j]
+        @inbounds @simd for i in (j + 1):n
+            L[i, j] *= r
+        end
+        for k in (j + 1):n
+            @inbounds c = L[k, j]
+            @inbounds @simd for i in k:n
+                L[i, k] -= c * L[i, j]
             end
-            @inbounds U[i, j] = total / U[i, i]
         end
-        @inbounds total = U[j, j]
-        @inbounds for k in 1:(j - 1)
-            total -= U[k, j]^2
-        end
-        total > 0 || return false
-        @inbounds U[j, j] = sqrt(total)
     end
     return true
 end
 
-# x ← (UᵀU)⁻¹ x
-function cholesky_solve!(x, U::Matrix)
-    n = size(U, 1)
+# x ← (L Lᵀ)⁻¹ x
+function cholesky_solve!(x, L::Matrix)
+    n = size(L, 1)
     if n > SMALL
-        BLAS.trsv!('U', 'T', 'N', U, x)
-        BLAS.trsv!('U', 'N', 'N', U, x)
+        BLAS.trsv!('L', 'N', 'N', L, x)
+        BLAS.trsv!('L', 'T', 'N', L, x)
         return x
     end
     for j in 1:n
-        @inbounds total = x[j]
-        @inbounds for k in 1:(j - 1)
-            total -= U[k, j] * x[k]
+        @inbounds x[j] /= L[j, j]
+        @inbounds c = x[j]
+        @inbounds @simd for i in (j + 1):n
+            x[i] -= c * L[i, j]
         end
-        @inbounds x[j] = total / U[j, j]
     end
     for j in n:-1:1
-        @inbounds x[j] /= U[j, j]
-        @inbounds c = x[j]
-        @inbounds @simd for k in 1:(j - 1)
-            x[k] -= c * U[k, j]
+        @inbounds total = x[j]
+        @inbounds for i in (j + 1):n
+            total -= L[i, j] * x[i]
         end
+        @inbounds x[j] = total / L[j, j]
     end
     return x
 end
@@ -175,7 +184,7 @@ function condensed_base!(base::Matrix{T}, D::QPData{T}, shift, δ) where {T}
     @inbounds for i in 1:n
         base[i, i] += shift
     end
-    p > 0 && BLAS.syrk!('U', 'N', inv(T(δ)), D.Aᵀ, one(T), base)
+    p > 0 && BLAS.syrk!('L', 'N', inv(T(δ)), D.Aᵀ, one(T), base)
     return base
 end
 

@@ -39,7 +39,7 @@ mutable struct QPWorkspace{T}
     const weak::Vector{Bool}
     const now::Vector{Bool}
     const base::Matrix{T}
-    const U::Matrix{T}
+    const L::Matrix{T}
     const B::Matrix{T}
     const at::QPPoint{T}
     const next::QPPoint{T}
@@ -91,7 +91,7 @@ function start!(W::QPWorkspace{T}, rtol) where {T}
     end
     P.r_x .= D.q
     P.r_y .= .-D.b
-    if !condense!(W.U, W.B, D, W.base, W.w)
+    if !condense!(W.L, W.B, D, W.base, W.w)
         W.status = Int32(NONFINITE)
         foreach(v -> fill!(v, NaN), (P.x, P.y, P.z, P.s))
         return
@@ -124,7 +124,7 @@ function direction!(W::QPWorkspace{T}) where {T}
     copyto!(Δ.x, P.r_x)
     add_Cᵀ!(Δ.x, D, Δ.r_z)
     combine!(Δ.x, D.Aᵀ, P.r_y, 0, 1 / ε)
-    cholesky_solve!(Δ.x, W.U)
+    cholesky_solve!(Δ.x, W.L)
     Δ.x .*= -1
     copyto!(Δ.y, P.r_y)
     dots!(Δ.y, 0, D.Aᵀ, Δ.x, 1 / ε, 1 / ε)
@@ -159,7 +159,7 @@ function step!(W::QPWorkspace{T}, rtol) where {T}
     end
     some = max(some, 1)
     μ = total / some
-    condense!(W.U, W.B, W.hat, W.base, W.w) || return (W.status = Int32(NONFINITE))
+    condense!(W.L, W.B, W.hat, W.base, W.w) || return (W.status = Int32(NONFINITE))
     towards!(W)
     α = min(one(T), to_boundary(W))
     after = zero(T)

@@ -20,11 +20,11 @@ function kkt_scales(D::QPData{T}) where {T}
     return reg * p, reg * g^2 / p
 end
 
-# The factor at the active set, in `W.U`; zeros if it is not positive definite.
+# The factor at the active set, in `W.L`; zeros if it is not positive definite.
 function condense_active!(W::QPWorkspace{T}, active, δ) where {T}
     W.w .= ifelse.(active, 1 / δ, zero(T))
-    good = condense!(W.U, W.B, W.given, W.base, W.w)
-    good || fill!(W.U, NaN)
+    good = condense!(W.L, W.B, W.given, W.base, W.w)
+    good || fill!(W.L, NaN)
     return good
 end
 
@@ -43,12 +43,12 @@ end
 squares(v) = sum(abs2, v.x) + sum(abs2, v.y) + sum(abs2, v.z)
 
 """
-    refined_solve!(v, r, D, U, active, δ, new, t) -> error
+    refined_solve!(v, r, D, L, active, δ, new, t) -> error
 
-`K v = r` by the condensed factor `U` and refinement; `r` is what is left, `error` its size
+`K v = r` by the condensed factor `L` and refinement; `r` is what is left, `error` its size
 relative to what it was. `new` and `t` are memory.
 """
-function refined_solve!(v, r, D::QPData{T}, U, active, δ, new, t, masked) where {T}
+function refined_solve!(v, r, D::QPData{T}, L, active, δ, new, t, masked) where {T}
     foreach(a -> fill!(a, 0), (v.x, v.y, v.z))
     size = sqrt(squares(r))
     size > 0 || return isnan(size) ? size : zero(T)
@@ -59,7 +59,7 @@ function refined_solve!(v, r, D::QPData{T}, U, active, δ, new, t, masked) where
         masked .= ifelse.(active, r.z ./ δ, zero(T))
         add_Cᵀ!(new.x, D, masked)
         combine!(new.x, D.Aᵀ, r.y, 0, 1 / δ)
-        cholesky_solve!(new.x, U)
+        cholesky_solve!(new.x, L)
         copyto!(new.y, r.y)
         dots!(new.y, 0, D.Aᵀ, new.x, 1 / δ, -1 / δ)
         times_C!(new.z, D, new.x)
@@ -172,7 +172,7 @@ function polish!(W::QPWorkspace{T}, valid::Bool) where {T}
         r.x .= .-(r.x .+ D.q)
         r.y .= D.b .- r.y
         r.z .= ifelse.(now, D.d .- r.z, zero(T))
-        refined_solve!(v, r, D, W.U, now, δ, W.next, left, W.w)
+        refined_solve!(v, r, D, W.L, now, δ, W.next, left, W.w)
         v.x .+= best.x
         v.y .+= best.y
         v.z .+= W.r_c
