@@ -94,8 +94,8 @@ def qp(
     - `G`, `h`: `(m, n)`, `(m,)`; an infinite h is no constraint.
     - `lb`, `ub`: `(n,)` or numbers; infinite: no bound; equal: a fixed unknown.
     - `solver`: `pi.InteriorPoint(...)` for arrays, batched in Julia or in JAX;
-      `pi.Clarabel(...)` on the CPU, in double precision, for `SparseOperator`s (any of P, A,
-      G; P may be None).
+      `pi.Clarabel(...)` on the CPU, in double precision, for `SparseOperator`s (any of P,
+      A, G; P may be None).
     - `degenerate`: what the derivative is where there is none in the usual sense:
       "least_norm": the pseudo-inverse of the linearised optimality conditions (for one
       weakly active bound on a unit Hessian: the mean of the one-sided derivatives);

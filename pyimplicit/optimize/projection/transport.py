@@ -99,7 +99,7 @@ def kl_projection_birkhoff(sim_matrix, make_solver=None, use_semi_dual=True):
 def _no_choice(name: str, make_solver, use_semi_dual) -> None:
     if make_solver is not None:
         raise ValueError(
-            f"`{name}(make_solver=...)` must be None: the dual is solved by Newton's method, "
+            f"`{name}(make_solver=...)` must be None: Newton's method solves the dual, "
             f"to round-off.\nGot {make_solver!r}.\nLeave it out; for a looser or a longer "
             "entropic solve use pi.transport.sinkhorn(rtol=..., max_steps=...)."
         )
