@@ -17,6 +17,13 @@
             layer([1.0, 1.0], [2.0, 3.0])
             Pullback(layer, (false, true))([1.0, 1.0], [2.0, 3.0], [1.0, 1.0])
         end
+        W = QPWorkspace{Float64}(2, 1, 1, true, true)
+        D = W.given
+        for (a, v) in ((D.P, [1, 0, 0, 1]), (D.q, [1, 2]), (D.Aᵀ, [1, 1]), (D.b, 1),
+            (D.Gᵀ, [1, 0]), (D.d, 2), (W.live, true))
+            a .= reshape(collect(v), size(v) == () ? () : size(a))
+        end
+        solve!(W, 1e-9, 60)
         counters()
         clear!()
     end
@@ -24,4 +31,8 @@
         precompile(Handler{SparseSolve,ins,outs,false}(SparseSolve()), (Ptr{CallFrame},))
     end
     precompile(Handler{MarchOp,MARCH_TYPES[2]...,false}(MarchOp()), (Ptr{CallFrame},))
+    for (ins, outs) in QP_TYPES
+        op = QuadraticProgrammes()
+        precompile(Handler{typeof(op),ins,outs,false}(op), (Ptr{CallFrame},))
+    end
 end

@@ -63,10 +63,11 @@ function QPWorkspace{T}(n, p, m, lower::Bool, upper::Bool) where {T}
     point() = QPPoint{T}(n, p, rows)
     v(k) = zeros(T, k)
     flags() = zeros(Bool, rows)
-    return QPWorkspace{T}(data(), data(), QPScale{T}(v(n), v(p), v(rows)), flags(),
-        flags(), flags(), flags(), flags(), zeros(T, n, n), zeros(T, n, n), zeros(T, n, m), point(),
-        point(), point(), point(), v(rows), v(rows), v(rows), v(n), v(n), point(), 0, 0,
-        false, 0)
+    return QPWorkspace{T}(data(), data(), QPScale{T}(v(n), v(p), v(rows)),
+        flags(), flags(), flags(), flags(), flags(),
+        zeros(T, n, n), zeros(T, n, n), zeros(T, n, m),
+        point(), point(), point(), point(),
+        v(rows), v(rows), v(rows), v(n), v(n), point(), 0, 0, false, 0)
 end
 
 regularisation(::Type{T}) where {T} = sqrt(eps(T))
@@ -185,7 +186,9 @@ function step!(W::QPWorkspace{T}, rtol) where {T}
     W.status = judge!(W, N, α, rtol)
     W.status == Int32(NONFINITE) && return W.status  # a step that broke down is not taken
     W.steps += 1
-    foreach(k -> copyto!(getfield(P, k), getfield(N, k)), fieldnames(QPPoint))
+    for k in (:x, :y, :z, :s, :r_x, :r_y, :r_z)
+        copyto!(getfield(P, k), getfield(N, k))
+    end
     return W.status
 end
 

@@ -158,7 +158,7 @@ function polish!(W::QPWorkspace{T}, valid::Bool) where {T}
     D, best, now, guess = W.given, W.best, W.now, W.active
     tol = eps(T)^T(0.65)
     sizes!(W)
-    guess .= W.fixed .| (W.live .& guess)
+    guess .= W.fixed .| (W.live .& guess .& (W.size.z .> 0))  # no rows of zeros
     copyto!(now, guess)
     ρ, δ = kkt_scales(D)
     condensed_base!(W.base, D, ρ, δ)
@@ -190,7 +190,7 @@ function polish!(W::QPWorkspace{T}, valid::Bool) where {T}
     return
 end
 
-# The sets at the final point, in `W.active` and `W.weak`; whether some row is weakly active.
+# The sets at the final point, in `W.active` and `W.weak`; whether a row is weakly active.
 function weakly_active!(W::QPWorkspace{T}, tol) where {T}
     best, M, small = W.best, W.next, eps(T)^T(0.25)
     for i in eachindex(best.z)

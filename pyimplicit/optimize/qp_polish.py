@@ -35,9 +35,9 @@ def polish(qp: QP, x, y, z, guess, valid) -> Polished:
     not nothing is tried."""
     live, fixed = qp.live, qp.fixed
     tol = float(jnp.finfo(x.dtype).eps) ** 0.65
-    guess = fixed | (live & guess)
     size = sizes(qp, x)
     live = live & (size.widest > 0)  # a row of zeros is never active
+    guess = fixed | (live & guess)
     none = jnp.zeros_like(live)
 
     def attempt(active):
