@@ -136,7 +136,8 @@ def qp(
             f"Got {degenerate!r}.\nPass dense arrays for the others."
         )
     given = prepare("qp", P, q, A, b, G, h, lb, ub)
-    return _qp(given, _placed(solver, given[1].dtype), how, throw)
+    linear: Any = given[1]
+    return _qp(given, _placed(solver, linear.dtype), how, throw)
 
 
 def _placed(solver, dtype):

@@ -23,7 +23,9 @@ def in_julia(dtype) -> bool:
 def julia_optimum(problem: QP, rtol: float, max_steps: int):
     """`(point, status, steps, polished)`, like the solve in JAX."""
     (n, p, M), dtype = problem.sizes, problem.q.dtype
-    array = lambda shape, dtype=dtype: jax.ShapeDtypeStruct(shape, dtype)
+    number = lambda *shape: jax.ShapeDtypeStruct(shape, dtype)
+    flag = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.bool_)
+    count = jax.ShapeDtypeStruct((), jnp.int32)
     x, y, z, active, weak, L, status, steps, polished, error = call(
         engine.target("quadratic_programme", dtype),
         problem.P,
@@ -36,16 +38,9 @@ def julia_optimum(problem: QP, rtol: float, max_steps: int):
         problem.fixed,
         jnp.asarray(rtol, dtype),
         out=[
-            array((n,)),
-            array((p,)),
-            array((M,)),
-            array((M,), "bool"),
-            array((M,), "bool"),
-            array((n, n)),
-            array((), "int32"),
-            array((), "int32"),
-            array((), "bool"),
-            array(()),
+            *(number(n), number(p), number(M)),
+            *(flag(M), flag(M), number(n, n)),
+            *(count, count, flag(), number()),
         ],
         lower=int(problem.C.lower),
         upper=int(problem.C.upper),
