@@ -44,7 +44,7 @@ def test_julia_and_jax_agree_to_second_order():
     made = [*made, *structured().values(), corner, vertex, *kinds(rng, ["full", "lp"])]
     data = stacked([*made, *failing()])
     step = [rng.normal(size=a.shape) * np.isfinite(a) for a in data]
-    run = lambda backend: jax.jit(jax.vmap(lambda *a: everything(*a, backend)))
+    run = lambda backend: jax.jit(jax.vmap(lambda *a: everything(*a, backend)))  # pyright: ignore[reportCallIssue]
     (ours, s), (theirs, t) = (run(backend)(data, step) for backend in BACKENDS)
     good = slice(len(made))
     np.testing.assert_array_equal(s.status, t.status)
