@@ -17,12 +17,9 @@
             layer([1.0, 1.0], [2.0, 3.0])
             Pullback(layer, (false, true))([1.0, 1.0], [2.0, 3.0], [1.0, 1.0])
         end
-        W = QPWorkspace{Float64}(2, 1, 1, true, true)
-        D = W.given
-        for (a, v) in ((D.P, [1, 0, 0, 1]), (D.q, [1, 2]), (D.Aᵀ, [1, 1]), (D.b, 1),
-            (D.Gᵀ, [1, 0]), (D.d, 2), (W.live, true))
-            a .= reshape(collect(v), size(v) == () ? () : size(a))
-        end
+        W = QPWorkspace{Float64}(1, 1, 1, true, true)
+        (; P, q, Aᵀ, b, Gᵀ, d) = W.given
+        foreach(a -> fill!(a, 1), (P, q, Aᵀ, b, Gᵀ, d, W.live))
         solve!(W, 1e-9, 60)
         counters()
         clear!()
