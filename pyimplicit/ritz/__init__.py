@@ -44,6 +44,7 @@ from .error import (
     fem_error as fem_error,
     flux_bound as flux_bound,
 )
+from .family import Family as Family, at_parameters as at_parameters
 from .features import (
     Enriched as Enriched,
     Features as Features,
@@ -51,6 +52,7 @@ from .features import (
     Periodic as Periodic,
     Singular as Singular,
 )
+from .layer import Degeneracy as Degeneracy, Layer as Layer, layer as layer
 from .models import MLP as MLP, ReLU3 as ReLU3, count as count
 from .optimizers import (
     LBFGS as LBFGS,

@@ -76,9 +76,9 @@ def solve(
     domain = _as_domain(domain)
     quadrature = _check(energy, domain, boundary, model, quadrature, optimizer, steps)
     functional = Functional(as_energy(energy), domain, boundary, model, chunk)
-    _check_model(functional)
-    every = min(max(steps // 10, 1), 50) if report_every is None else report_every
     fine = fine_rule(domain) if fine is None else fine
+    _check_model(functional, fine.interior.x.shape[1])
+    every = min(max(steps // 10, 1), 50) if report_every is None else report_every
     key = jax.random.key(0) if key is None else key
     look = jax.jit(lambda theta: (functional.pure(theta, fine),
                                   functional.violation(theta, fine)))  # fmt: skip
@@ -209,13 +209,13 @@ def _check(energy, domain, boundary, model, quadrature, optimizer, steps):
     return quadrature
 
 
-def _check_model(functional: Functional) -> None:
+def _check_model(functional: Functional, size: int) -> None:
     if not functional.theta.size:
         raise ValueError(
             "`solve(model=...)` must have parameters.\nGot a model without floating "
             "arrays.\nMake them arrays of the module, not closures."
         )
-    x = jax.ShapeDtypeStruct((functional.domain.dim,), functional.theta.dtype)
+    x = jax.ShapeDtypeStruct((size,), functional.theta.dtype)
     u = jax.eval_shape(functional.field(functional.theta), x)
     if not eqx.is_array_like(u) and not hasattr(u, "shape"):
         raise TypeError(f"The model must return an array.\nGot {u!r}.\nReturn u(x).")

@@ -1,0 +1,178 @@
+"""Ritz as a layer: -κu'' + cu = f on (0, 1), u = 0 at the ends, in closed form."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pyimplicit as pi
+from pyimplicit import ritz
+
+from .layers import broken
+from .ritz_problems import PROBLEMS, Given
+
+
+_, _, INTERVAL, _ = PROBLEMS
+KEY = jax.random.key(0)
+X = jnp.linspace(0.1, 0.9, 5)[:, None]
+START = {"kappa": jnp.array(1.0), "c": jnp.array(2.0)}
+LM = ritz.LevenbergMarquardt()
+
+
+def energy(p):
+    return ritz.poisson(1.0, kappa=p["kappa"], reaction=p["c"])
+
+
+def exact(p, x=X):
+    s = jnp.sqrt(p["c"] / p["kappa"])
+    return (1 - jnp.cosh(s * (x[:, 0] - 0.5)) / jnp.cosh(s / 2)) / p["c"]
+
+
+def net(dim=1, width=8, **more):
+    return ritz.MLP(dim, width, 1, activation=jnp.sin, scale=3.0, centre=0.5, reach=0.5,
+                    key=KEY, **more)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made():
+    return ritz.layer(
+        energy, START, INTERVAL.domain, ritz.Exact(), net(), quadrature=ritz.Gauss(4, 4),
+        optimizer=LM, steps=60, report_every=60, solver=broken(pi.BFGS()),
+    )[0]  # fmt: skip
+
+
+def test_values_and_derivatives(made):
+    """At parameters it was not trained at: value, both modes, the second derivative along
+    a direction and the dot-product identity, against the closed form; in one program."""
+    p = {"kappa": jnp.array(1.2), "c": jnp.array(3.0)}
+    t = {"kappa": jnp.array(0.3), "c": jnp.array(-1.0)}
+    w = jnp.array([1.0, -2.0, 0.5, 3.0, 1.0])
+
+    def all_of(u, p):
+        along = lambda q: jax.jvp(u, (q,), (t,))[1]
+        value, pull = jax.vjp(u, p)
+        return value, along(p), pull(w)[0], jax.jvp(along, (p,), (t,))[1]
+
+    value, t_u, ct_p, second = jax.jit(lambda p: all_of(lambda p: made(p, X), p))(p)
+    wanted = all_of(exact, p)
+    np.testing.assert_allclose(value, wanted[0], rtol=1e-5)
+    np.testing.assert_allclose(t_u, wanted[1], rtol=1e-3)
+    for name in p:
+        assert float(ct_p[name]) == pytest.approx(float(wanted[2][name]), rel=1e-3)
+    np.testing.assert_allclose(second, wanted[3], rtol=2e-2)
+    assert float(w @ t_u) == pytest.approx(
+        float(sum(ct_p[name] * t[name] for name in p)), rel=1e-8
+    )
+
+
+def test_the_derivative_is_that_of_the_layer(made):
+    """Differences of solves: far closer than the closed form, which the network only
+    approximates. And of the least energy: dI/dp is the partial derivative (Danskin)."""
+    f = jax.jit(lambda a: made({"kappa": 1.0 + 0.2 * a, "c": 2.0 + a}, X))
+    eps = 1e-4
+    slope = (f(eps) - f(-eps)) / (2 * eps)
+    both = jax.jit(
+        lambda a: (
+            jax.jvp(f, (a,), (1.0,))[1],
+            jax.grad(lambda c: made.energy({"kappa": 1.0, "c": c}))(2.0),
+            made({"kappa": 1.0, "c": 2.0}, made.rule.interior.x),
+        )
+    )
+    t_u, slope_of_energy, u = both(0.0)
+    np.testing.assert_allclose(t_u, slope, rtol=1e-6)
+    half = 0.5 * jnp.sum(made.rule.interior.w * u**2)
+    assert float(slope_of_energy) == pytest.approx(float(half), rel=1e-9)
+
+
+def test_batches_and_failures(made):
+    """Each sample as if alone; one without a minimum is told from the others."""
+    lax = dataclasses.replace(made, throw=False)
+    solve = jax.jit(jax.vmap(lambda c: lax.solve({"kappa": 1.0, "c": c})))
+    cs = jnp.array([1.0, jnp.nan, 3.0])
+    found = solve(cs)
+    assert [int(s) == 0 for s in found.status] == [True, False, True]
+    assert bool(jnp.isnan(found.value[1]).all())
+    alone = solve(jnp.array([3.0, 3.0, 3.0]))
+    np.testing.assert_allclose(found.value[2], alone.value[0], rtol=1e-8, atol=1e-9)
+    assert float(found.stats["residual"][0]) < 1e-9
+    with pytest.raises(Exception, match="pyimplicit.minimize"):
+        made.solve({"kappa": 1.0, "c": jnp.nan})
+
+
+def test_the_report_of_degeneracy(made):
+    """More parameters than directions that u feels; the Hessian of what is kept is near
+    to the identity where the metric was taken, and elsewhere still positive."""
+    here = made.degeneracy(START)
+    assert here.parameters == 25 and 5 < here.rank < 25
+    assert here.dropped <= 1e-8 < here.kept
+    low, high = here.curvature
+    assert 0.9 < low <= high < 1.1
+    assert here.missed < 1e-6
+    # At zero diffusion's other sign there is no minimum, and the report says so.
+    lax = dataclasses.replace(made, throw=False)
+    assert lax.degeneracy({"kappa": -1.0, "c": 0.0}).curvature[0] < 0
+
+
+def test_parameters_from_data(made):
+    """κ and c from five values of u that another formula gave."""
+    truth = {"kappa": jnp.array(0.8), "c": jnp.array(4.0)}
+    data = exact(truth)
+    miss = lambda q, _: 100 * (made(jax.tree.map(jnp.exp, q), X) - data)
+    found = pi.least_squares(miss, jax.tree.map(jnp.log, START), rtol=1e-7, atol=1e-7)
+    for name, q in found.value.items():
+        assert float(jnp.exp(q)) == pytest.approx(float(truth[name]), rel=5e-3)
+
+
+def test_a_family_in_one_network():
+    """-κu'' = 1 for all κ in (1/2, 2) at once: u = x(1 - x) / 2κ."""
+    family = ritz.Family(INTERVAL.domain, [0.5], [2.0])
+    found = ritz.solve(
+        ritz.poisson(1.0, kappa=lambda xp: xp[1]), family, ritz.Exact(), net(2),
+        quadrature=ritz.Gauss(4, 2), optimizer=LM, steps=60, report_every=60,
+        fine=ritz.Gauss(6, 2).rule(family),
+    )  # fmt: skip
+    x = X[:, 0]
+    for kappa in (0.6, 1.0, 1.7):
+        u = jax.vmap(ritz.at_parameters(found.field, kappa))(X)
+        np.testing.assert_allclose(u, x * (1 - x) / (2 * kappa), rtol=5e-3)
+    assert found.energy == pytest.approx(-np.log(4) / 1.5 / 24, rel=1e-4)
+
+
+def test_the_points_of_a_family():
+    family = ritz.Family(ritz.Ball(2), [1.0, -1.0], [2.0, 0.0])
+    for quadrature in (ritz.Gauss(2, 2), ritz.Sobol(256)):
+        inside, around = quadrature.rule(family, KEY)
+        assert inside.x.shape[1] == around.x.shape[1] == 4
+        assert around.normal.shape[1] == 2
+        assert float(inside.w.sum()) == pytest.approx(np.pi)
+        assert float(around.w.sum()) == pytest.approx(2 * np.pi)
+        assert bool(jax.vmap(family.contains)(inside.x).all())
+        np.testing.assert_allclose(jax.vmap(family.distance)(around.x), 0, atol=1e-12)
+        mean = jnp.sum(inside.w * inside.x[:, 2]) / np.pi
+        assert float(mean) == pytest.approx(1.5, abs=0.01)
+
+
+CALL: Any = ritz.layer
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: CALL(energy(START), START, INTERVAL.domain, model=net()), "function of"),
+        (lambda: ritz.layer(energy, START, INTERVAL.domain, model=net(), cutoff=2.0),
+         "cutoff"),
+        (lambda: ritz.layer(energy, START, INTERVAL.domain, model=net(),
+                            quadrature=ritz.Sobol(64)), "fixed rule"),
+        (lambda: ritz.Family("interval", [0], [1]), "about a domain"),  # type: ignore[arg-type]
+        (lambda: ritz.Family(INTERVAL.domain, [1], [0]), "lower < upper"),
+        (lambda: ritz.layer(energy, START, INTERVAL.domain,
+                            model=Given(lambda x: x[0]), optimizer=1), "optimizer"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused(call, words):
+    with pytest.raises((ValueError, TypeError), match=words) as caught:
+        call()
+    assert "Got" in str(caught.value)
