@@ -102,7 +102,8 @@ class Layer(eqx.Module):
 
     def solve(self, params) -> Solution:
         found = self.coordinates(params)
-        return Solution(self._theta(found.value), found.status, found.stats)
+        theta = jnp.where(found.status == 0, self._theta(found.value), jnp.nan)
+        return Solution(theta, found.status, found.stats)
 
     def field(self, params) -> Callable:
         """x -> u at one point."""
