@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pyimplicit import ritz
+from pyimplicit import fem, ritz
 
 
 KEY = jax.random.key(0)
@@ -20,10 +20,17 @@ DOMAINS = {
     "L as polygon": (
         ritz.Polygon([(0, 0), (0, -1), (-1, -1), (-1, 1), (1, 1), (1, 0)]), 3.0, 8.0),
     "star": (ritz.Polygon(STAR), 0.9, None),
+    "mesh of an interval": (ritz.MeshDomain(fem.Mesh.interval(3, 2.0)), 2.0, 2.0),
+    "mesh of quads": (
+        ritz.MeshDomain(fem.Mesh.rectangle(3, 2, (1.5, 1.0), cells="quad")), 1.5, 5.0),
+    "mesh of an L": (ritz.MeshDomain(fem.Mesh.polygon(
+        [(0, 0), (2, 0), (2, 1), (1, 1), (1, 2), (0, 2)], size=0.7, points_per_edge=2
+        )), 3.0, 8.0),
+    "mesh of a box": (ritz.MeshDomain(fem.Mesh.box(2, 1, 1)), 1.0, 6.0),
 }  # fmt: skip
 RULES = {
     "Gauss": (ritz.Gauss(6, 2), 1e-12),
-    "random": (ritz.MonteCarlo(4000, 4000), 0.06),
+    "random": (ritz.MonteCarlo(4096, 4096), 0.06),
     "Sobol": (ritz.Sobol(4096, 4096), 3e-3),
 }
 
@@ -69,7 +76,7 @@ def test_the_tip_of_the_slit_is_integrated_exactly():
         values, slopes = jax.vmap(jax.value_and_grad(u))(nodes.x)
         return 0.5 * jnp.sum(nodes.w[:, None] * slopes**2), jnp.sum(nodes.w * values**2)
 
-    energy, mass = integrals(ritz.Gauss(8, 3).rule(domain).interior)
+    energy, mass = integrals(ritz.Gauss(8, 6).rule(domain).interior)
     assert float(energy) == pytest.approx(log, rel=1e-12)
     assert float(mass) == pytest.approx(2 / 3 * (math.sqrt(2) + log), rel=1e-12)
     sobol, mass = integrals(ritz.Sobol(2**14).rule(domain, KEY).interior)
@@ -97,3 +104,70 @@ def test_corners_tell_the_faces_apart():
     for edge in ([0.3, 0.0], [0.0, -0.7]):
         assert abs(float(at(jnp.array(edge))[0][1])) < 1e-14
     assert bool(jnp.isfinite(jax.jacfwd(slit)(jnp.zeros(2))).all())
+
+
+def circle(x):
+    return x @ x - 1.0
+
+
+def curved(n):
+    """A disk of triangles whose sides on the boundary are arcs of parabolas."""
+    straight = fem.Mesh.disk(n)
+    rim = {tuple(p) for p in straight.points[straight.boundary_nodes("boundary")]}
+
+    def move(p):
+        size = np.linalg.norm(p, axis=1, keepdims=True)
+        a = np.array(sorted(rim))
+        middles = (a[:, None] + a[None]).reshape(-1, 2) / 2
+        near = np.abs(p[:, None] - middles).max(axis=2).min(axis=1) < 1e-9
+        outer = near & (size[:, 0] > math.cos(math.pi / (6 * n)) - 1e-6)
+        return np.where(outer[:, None], p / np.where(size > 0, size, 1), p)
+
+    return ritz.MeshDomain(straight.second_order(move), distance=lambda x: 1 - x @ x)
+
+
+CURVED = {
+    "level set": (lambda n: ritz.Implicit(circle, [-1.2] * 2, [1.3] * 2, 2 * n), 4, 2),
+    "level set in space": (
+        lambda n: ritz.Implicit(circle, [-1.2] * 3, [1.3] * 3, n), 5, 3),
+    "curved mesh": (curved, 3, 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_curved_boundaries_are_met_to_fourth_order(name):
+    make, n, dim = CURVED[name]
+    volume, area = (math.pi, 2 * math.pi) if dim == 2 else (4 / 3 * math.pi, 4 * math.pi)
+    coarse, fine = make(n), make(2 * n)
+    for get, exact in ((lambda d: d.volume, volume), (lambda d: d.area, area)):
+        errors = [abs(get(d) / exact - 1) for d in (coarse, fine)]
+        assert errors[0] < 2e-3 and math.log2(errors[0] / errors[1]) > 3.4
+    inside, around = coarse.gauss(3, 1)
+    distance = jax.vmap(coarse.distance)
+    assert float(distance(inside.x).min()) > -1e-3
+    np.testing.assert_allclose(distance(around.x), 0, atol=2e-2)
+    # Normals: of the circle or the ball; fluxes are those of closed surfaces.
+    np.testing.assert_allclose(around.normal, around.x, atol=0.1)
+    flux = jnp.sum(around.w[:, None] * around.x * around.normal) / dim
+    assert float(flux) == pytest.approx(coarse.volume, rel=1e-10)
+    np.testing.assert_allclose(around.w @ around.normal, 0, atol=1e-12)
+
+
+BAD = [
+    (lambda: ritz.Polygon([(0, 0), (1, 0)]), "three points"),
+    (lambda: ritz.Polygon([(0, 0), (1, 1), (1, 0), (0, 1)]), "simple polygon"),
+    (lambda: ritz.Implicit(circle, [-1], [1]), "2 or 3 numbers"),
+    (lambda: ritz.Implicit(circle, [1, 1], [-1, -1]), "lower < upper"),
+    (lambda: ritz.Implicit(lambda x: 1 + x @ x, [-1, -1], [1, 1]), "negative somewhere"),
+    (lambda: ritz.MeshDomain(fem.Mesh.box(1, 1, 1, cells="hexahedron")), "simplices"),
+    (lambda: curved(2).contains(jnp.zeros(2)), "straight cells"),
+    (lambda: ritz.MeshDomain(fem.Mesh.disk(2).second_order(lambda p: p * (1 + p**2)))
+     .distance(jnp.zeros(2)), "Nitsche"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("call, words", BAD)
+def test_bad_domains_are_refused(call, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        call()
+    assert "Got" in str(caught.value)

@@ -11,8 +11,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..fem.mesh import Mesh
 from .boundary import AbstractBoundary, Exact
-from .domains import AbstractDomain, Rule
+from .domains import AbstractDomain, MeshDomain, Rule
 from .energies import Energy, as_energy
 from .functional import Discrete, Functional
 from .optimizers import AbstractOptimizer, NaturalGradient
@@ -48,7 +49,8 @@ def solve(
 
     - `energy`: an `Energy`, e.g. `ritz.poisson(source=1.0)`, or a plain density
       e(x, u, grad_u) of one point.
-    - `domain`: a `Box` or `Ball` of any dimension, a `Polygon`, `LShape` or `Slit`.
+    - `domain`: a `Box` or `Ball` of any dimension, a `Polygon`, `LShape`, `Slit` or
+      `Implicit` one, or a `fem.Mesh`.
     - `boundary`: `Exact(g)`, `Penalty(g, weight)`, `Nitsche(g, weight)`, `Natural()`.
     - `model`: an equinox module, `(dim,)` to a scalar or `(m,)`; see `ritz.MLP`.
     - `quadrature`: where the energy is integrated to train; by default `Gauss(4, 8)` up
@@ -175,9 +177,11 @@ def _load(path, like):
 def _as_domain(domain) -> AbstractDomain:
     if isinstance(domain, AbstractDomain):
         return domain
+    if isinstance(domain, Mesh):
+        return MeshDomain(domain)
     raise TypeError(
         f"`solve(domain=...)` must be a domain.\nGot {domain!r}.\n"
-        "Known: ritz.Box, Ball, Polygon, LShape, Slit."
+        "Known: ritz.Box, Ball, Polygon, LShape, Slit, Implicit, and any fem.Mesh."
     )
 
 

@@ -40,7 +40,7 @@ class Pieces(NamedTuple):
 
     def measures(self) -> np.ndarray:
         """Length, area or volume of each, `(m,)`."""
-        xi, w = fold(np.ones(1), *_unit(6 if self.bend is not None else 1, 1, self.k))
+        xi, w = fold(np.ones(1), *_unit(6 if self.bend is not None else 2, 1, self.k))
         everywhere = np.arange(len(self.vertices))[:, None]
         return self.place(everywhere, xi)[2] @ w[0]
 
@@ -64,7 +64,7 @@ class Pieces(NamedTuple):
                 J = J + slope[..., None] * off[..., None, :]
         if self.k == x.shape[-1]:
             return x, None, abs(_det(J, xp))
-        normal = _normal(J, xp)
+        normal = normals(J, xp)
         measure = xp.sqrt((normal**2).sum(axis=-1))
         if self.side is not None:
             normal = normal * take(self.side)[..., None]
@@ -120,7 +120,7 @@ class PiecewiseDomain(AbstractDomain):
 
     def gauss(self, points, cells=1):
         check_gauss(points, cells, self.dim)
-        each = math.ceil(cells / len(self.inside.vertices) ** (1 / self.dim) - 1e-9)
+        each = max(round(cells / len(self.inside.vertices) ** (1 / self.dim)), 1)
         return as_rule(self.inside.gauss(points, each), self.around.gauss(points, each))
 
     def contains(self, x):
@@ -168,7 +168,7 @@ def _det(J, xp):
     return (J[..., 0, :] * xp.cross(J[..., 1, :], J[..., 2, :])).sum(axis=-1)
 
 
-def _normal(J, xp):
+def normals(J, xp):
     """The vector product of the rows, `(..., dim - 1, dim)`."""
     if J.shape[-1] == 1:
         return xp.ones((*J.shape[:-2], 1), J.dtype)
