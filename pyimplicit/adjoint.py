@@ -7,7 +7,7 @@ r"""How a layer is differentiated: one object, and nothing else changes.
 | `Unroll(steps=k)` | exact for k steps | k steps | k iterates | all, any order |
 | `Phantom(k, damping)` | truncated Neumann series | k products | k f | all, any order |
 | `OneStep()` | its first term ("Jacobian-free") | one product | one f | all, any order |
-| `Reversible(beta)` | exact for the iterates | 3 forwards | 2 states | reverse, once |
+| `Reversible(beta)` | exact for the iterates | 3 forwards | 2 states | both, once |
 
 The value is the same for all but `Unroll(steps=k)` and `Reversible`, which are
 iterations of their own.

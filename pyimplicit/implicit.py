@@ -91,7 +91,7 @@ def _attach_jvp(primals, tangents):
     _, t_residual, t_params, *_ = tangents
     # Not the bare z: this one has derivatives.
     z = _attach(z, residual, params, linearisation, valid)
-    theta, fixed, t_theta = _moving((residual, params), (t_residual, t_params))
+    theta, fixed, t_theta = moving_parts((residual, params), (t_residual, t_params))
 
     def at(theta):  # F(z, ·)
         residual, params = eqx.combine(theta, fixed)
@@ -110,7 +110,7 @@ def _attach_jvp(primals, tangents):
     return z, eqx.filter(unflatten(t_y), eqx.is_inexact_array)
 
 
-def borrow(z, w, valid=True):
+def borrow(z, w, valid: Any = True):
     """Returns `z` with the derivatives of `w`, a pytree like it; NaN where not `valid`."""
     return _borrow(stop_gradient(z), w, valid)
 
@@ -128,7 +128,7 @@ def _borrow_jvp(primals, tangents):
     return _borrow(z, w, valid), jax.tree.map(lambda t: where_valid(t, valid), t_w)
 
 
-def _moving(primals, tangents):
+def moving_parts(primals, tangents):
     """The leaves that have a tangent, the others, and the tangents."""
     still = jax.tree.map(lambda t: t is None, tangents, is_leaf=lambda t: t is None)
     fixed, moving = eqx.partition(primals, still, is_leaf=lambda a: a is None)

@@ -196,6 +196,37 @@ def test_reversible_is_the_gradient_of_its_own_iterates():
     assert np.isnan(slope(cut)).all()
 
 
+def test_reversible_in_batches():
+    """Weights that a batch shares and weights that it does not, both modes."""
+    fn = lambda z, p: p[0] @ z + p[1]
+    how: dict[str, Any] = dict(adjoint=pi.Reversible(0.8), rtol=1e-10, atol=1e-10)
+    solve = lambda A, b: pi.fixed_point(fn, jnp.zeros(N), (A, b), **how).value
+    exact = lambda A, b: jnp.linalg.solve(jnp.eye(N) - A, b)
+    bs = jnp.stack([jnp.stack([B, 100 * B]), jnp.stack([C, 0 * C])])
+    As = jnp.stack([W, 0.5 * W])
+
+    def measures(layer):
+        one = lambda A, b: (C @ layer(A, b)) ** 2
+        shared = jax.vmap(jax.vmap(one, (None, 0)), (None, 0))
+        own = jax.vmap(jax.vmap(one, (None, 0)))
+        total = lambda batch: lambda A, b: jnp.sum(batch(A, b))
+        return [
+            jax.grad(total(shared), (0, 1))(W, bs),
+            jax.grad(total(own), (0, 1))(As, bs),
+            jax.vmap(jax.grad(one, (0, 1)), (None, 0))(W, bs[0]),
+            jax.jvp(total(own), (As, bs), (As**2, bs)),
+            jax.jacfwd(lambda s: shared(s * W, bs))(1.0),
+        ]
+
+    both = jax.jit(lambda: (measures(solve), measures(exact)))()
+    for ours, theirs in zip(*map(jax.tree.leaves, both), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+    for twice in (jax.hessian, lambda f: jax.grad(lambda b: jnp.sum(jax.grad(f)(b))),
+                  lambda f: jax.jacfwd(jax.jacfwd(f))):  # fmt: skip
+        with pytest.raises((NotImplementedError, RuntimeError), match="first derivatives"):
+            twice(lambda b: C @ solve(W, b))(B)
+
+
 def test_changing_the_word_changes_the_gradient_only():
     values = [
         solved(adjoint).value for adjoint in (pi.Implicit(), pi.Phantom(3), pi.OneStep())

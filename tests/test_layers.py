@@ -21,6 +21,7 @@ FLOORS = {
     "adjoint": 4,
     "custom": 4,
     "problem": 4.1,
+    "sweep": 4,
     "reversible": 4.1,
     "root": 4.2,
     "fixed_point": 4.3,
