@@ -100,27 +100,29 @@ def _preconditioner(options):
 
 class _Arnoldi(eqx.Module):
     V: jax.Array  # (m + 1, n): orthonormal rows
-    R: jax.Array  # (m, m): upper triangle, by rows of its transpose
-    g: jax.Array  # (m + 1,): the rotated right-hand side
-    Q: jax.Array  # (m + 1, m + 1): the rotations so far
+    H: jax.Array  # (m, m + 1): A V[k] = H[k] @ V
+    nu: jax.Array  # (m + 1,): of V @ residual, up to a factor; orthogonal to the rows of H
     done: jax.Array
-    used: jax.Array  # steps that this sample took
+    used: jax.Array  # steps that count for this sample
 
 
 def _cycle(A: Callable, r, size, tol, m: int, steps_left):
-    """At most `m` steps of Arnoldi; the correction, and how many products it took.
+    r"""At most `m` steps of Arnoldi; the correction, and how many products it took.
 
-    Under `vmap` all samples share the counter k, so that row k of V is written in place;
-    those that are done keep their small arrays. A loop with a condition for each sample
-    would copy V in each step.
+    The least-squares residual V ρ is orthogonal to all A V[k], so ρ = ‖r‖ ν/‖ν‖² with
+    H ν = 0, ν₀ = 1: each step gives one more entry of ν, and ‖ρ‖ = ‖r‖/‖ν‖. What is left
+    of H y = ‖r‖ e₀ - ρ without its first row is triangular (Ayachour 2003,
+    doi:10.1016/S0377-0427(03)00534-X).
+
+    Under `vmap` all samples share the counter k, so that row k of V is written in place. A
+    loop with a condition for each sample would copy V in each step.
     """
     dtype = r.dtype
     eps, tiny = jnp.finfo(dtype).eps, jnp.finfo(dtype).tiny
     start = _Arnoldi(
         jnp.zeros((m + 1, r.size), dtype).at[0].set(r / jnp.maximum(size, tiny)),
-        jnp.eye(m, dtype=dtype),
-        jnp.zeros(m + 1, dtype).at[0].set(size),
-        jnp.eye(m + 1, dtype=dtype),
+        jnp.zeros((m, m + 1), dtype),
+        jnp.zeros(m + 1, dtype).at[0].set(1.0),
         (size <= tol) | (steps_left <= 0),
         jnp.array(0),
     )
@@ -131,35 +133,27 @@ def _cycle(A: Callable, r, size, tol, m: int, steps_left):
         length = jnp.linalg.norm(w)
         w, h = _orthogonal(s.V, w, length)
         beta = jnp.linalg.norm(w)
-        broke = beta <= eps * length
+        small = jnp.maximum(eps * length, tiny)
+        broke = (
+            beta <= small
+        )  # the space is closed: the solution is in it, or A is singular
         w = jnp.where(broke, 0.0, w / jnp.where(broke, 1.0, beta))
-        column = s.Q @ h.at[k + 1].set(jnp.where(broke, 0.0, beta))
-        a, b = column[k], column[k + 1]
-        hypot = jnp.sqrt(a * a + b * b)
-        lost = hypot <= eps * length  # A is singular on this space
-        hypot = jnp.where(lost, 1.0, hypot)
-        c, z = jnp.where(lost, 1.0, a / hypot), jnp.where(lost, 0.0, b / hypot)
-        column = column.at[k].set(hypot).at[k + 1].set(0.0)[:m]
-        high, low = jnp.where(lost, 0.0, c * s.g[k]), -z * s.g[k]
-        p, q = s.Q[k], s.Q[k + 1]
-        keep = lambda new, old: jnp.where(s.done, old, new)
-        put = lambda a, i, new: a.at[i].set(keep(new, a[i]))
-        used = keep(k + 1, s.used)
-        stop = broke | lost | (jnp.abs(low) <= tol / 2) | ~jnp.isfinite(beta)
-        return k + 1, _Arnoldi(
-            s.V.at[k + 1].set(w),
-            put(s.R, k, column),
-            put(put(s.g, k, high), k + 1, low),
-            put(put(s.Q, k, c * p + z * q), k + 1, c * q - z * p),
-            s.done | stop | (used >= steps_left),
-            used,
-        )
+        beta = jnp.maximum(beta, small)
+        slope, norm = s.nu @ h, jnp.linalg.norm(s.nu)
+        lost = broke & (jnp.abs(slope) <= small * norm)
+        nu = s.nu.at[k + 1].set(-slope / beta)
+        used = jnp.where(s.done | lost, s.used, k + 1)
+        there = size <= tol / 2 * jnp.linalg.norm(nu)
+        stop = broke | there | ~jnp.isfinite(beta) | (used >= steps_left)
+        H = s.H.at[k].set(h.at[k + 1].set(beta))
+        return k + 1, _Arnoldi(s.V.at[k + 1].set(w), H, nu, s.done | stop, used)
 
     going = lambda carry: (carry[0] < m) & eqxi.unvmap_any(~carry[1].done)
     _, s = lax.while_loop(going, step, (jnp.array(0), start))
+    nu = jnp.where(jnp.arange(m + 1) <= s.used, s.nu, 0.0)
     used = jnp.arange(m) < s.used
-    R = jnp.where(used[:, None] & used, s.R.T, jnp.eye(m, dtype=dtype))
-    y = jax.scipy.linalg.solve_triangular(R, jnp.where(used, s.g[:m], 0.0))
+    R = jnp.where(used[:, None] & used, s.H[:, 1:].T, jnp.eye(m, dtype=dtype))
+    y = jax.scipy.linalg.solve_triangular(R, -nu[1:] * (size / jnp.sum(nu * nu)))
     return y @ s.V[:m], s.used
 
 
