@@ -48,6 +48,26 @@ def test_heat_source(tmp_path):
     assert (tmp_path / "heat_source.png").stat().st_size > 10_000
 
 
+def test_mbb_beam(tmp_path):
+    """The compliance that Andreassen et al. 2011 print for this beam and filter."""
+    found = example("mbb_beam").main(out=tmp_path)
+    assert abs(found["compliance"] - 233.71) < 0.05 and found["at_first"] > 1000
+    assert abs(found["volume"] - 0.5) < 1e-6 and found["steps"] < 300
+    assert abs(found["taylor_rates"][1] - 2) < 0.1
+    assert (tmp_path / "mbb_beam.png").stat().st_size > 10_000
+
+
+def test_hyperelastic_fit(tmp_path):
+    found = example("hyperelastic_fit").main(size=6.0, out=tmp_path)
+    for name, truth, spread in zip(
+        ("mu", "lam"), (0.4, 0.9), found["relative_spread"], strict=True
+    ):
+        assert spread < 0.02 and abs(found[name] / truth - 1) < 3 * spread
+    assert 0.6 < found["chi2"] < 1.4 and found["steps"] < 12
+    assert abs(found["taylor_rates"][1] - 2) < 0.1
+    assert (tmp_path / "hyperelastic_fit.png").stat().st_size > 10_000
+
+
 def test_readme_code_runs_as_it_stands(engine):
     text = (ROOT / "README.md").read_text()
     code = re.findall(r"```python\n(.*?)```", text, re.S)[0]
