@@ -56,6 +56,10 @@ from .features import (
 )
 from .layer import Degeneracy as Degeneracy, Layer as Layer, layer as layer
 from .models import MLP as MLP, ReLU3 as ReLU3, count as count
+from .multipliers import (
+    AugmentedLagrangian as AugmentedLagrangian,
+    LagrangeMultiplier as LagrangeMultiplier,
+)
 from .optimizers import (
     LBFGS as LBFGS,
     AbstractOptimizer as AbstractOptimizer,
@@ -71,5 +75,7 @@ from .quadrature import (
     Sobol as Sobol,
     fine_rule as fine_rule,
 )
+from .resampled import Adaptive as Adaptive, Importance as Importance
+from .residuals import fosls as fosls, pinn as pinn
 from .result import Report as Report, RitzError as RitzError, RitzResult as RitzResult
 from .solve import solve as solve

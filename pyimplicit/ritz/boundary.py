@@ -5,10 +5,12 @@
 | `Exact` | zero, by construction | never |
 | `Penalty` | of the order 1/weight | by as much |
 | `Nitsche` | small, no bias | possible |
+| `LagrangeMultiplier` | zero in the mean, against its space | possible |
+| `AugmentedLagrangian` | likewise, and small | possible |
 | `Natural` | no condition on u | never |
 
 A treatment may change the function (`field`) and add a density on the boundary, whose
-weight may depend on the step.
+weight may depend on the step and on what is held between steps (multipliers).
 """
 
 from collections.abc import Callable
@@ -25,7 +27,8 @@ from .features import Enriched
 
 class AbstractBoundary(eqx.Module):
     """`g`: the boundary values, a number or a function of x; `on`: a function of x that
-    tells where on the boundary they hold, everywhere if None."""
+    tells where on the boundary they hold, everywhere if None; `components`: which of those
+    of u they are for, all if None (`g` then has as many)."""
 
     active: ClassVar[bool] = False  # it has a density on the boundary
 
@@ -34,14 +37,29 @@ class AbstractBoundary(eqx.Module):
         del domain
         return model
 
-    def data(self, nodes: Nodes, step) -> Any:
+    def init(self, functional) -> Any:
+        """What is held between steps: arrays."""
+        del functional
+        return ()
+
+    def data(self, nodes: Nodes, step, held) -> Any:
         """What the density is told at each node: a pytree of `(n, ...)` arrays."""
-        del nodes, step
+        del nodes, step, held
         return ()
 
     def density(self, energy: Energy, x, n, u, grad_u, data) -> jax.Array:
         """The integrand on the boundary at one node, if `active`."""
         raise NotImplementedError
+
+    def advance(self, held, problem, theta) -> Any:
+        """What is held after a step of the optimiser on `problem` to `theta`."""
+        del problem, theta
+        return held
+
+    def multiplier(self, held) -> Callable | None:
+        """λ as a function of a node x and its normal, where there is one."""
+        del held
+        return None
 
 
 class Natural(AbstractBoundary):
@@ -60,13 +78,22 @@ class Exact(AbstractBoundary):
 
     g: Any = 0.0
     distance: Callable | None = None
+    components: tuple[int, ...] | None = eqx.field(static=True, default=None)
 
     def field(self, model, domain):
         D = domain.distance if self.distance is None else self.distance
+        net, extra = model, lambda x: 0.0
         if isinstance(model, Enriched):  # its functions vanish there by themselves
             net, extra = model.net, model.extra
-            return lambda x: at(self.g, x) + D(x[: domain.dim]) * net(x) + extra(x)
-        return lambda x: at(self.g, x) + D(x[: domain.dim]) * model(x)
+
+        def u(x):
+            v, d = net(x), D(x[: domain.dim])
+            if self.components is None:
+                return at(self.g, x) + d * v + extra(x)
+            held = jnp.asarray(self.components)
+            return v.at[held].set(at(self.g, x) + d * v[held]) + extra(x)
+
+        return u
 
 
 class Penalty(AbstractBoundary):
@@ -79,6 +106,7 @@ class Penalty(AbstractBoundary):
     g: Any = 0.0
     weight: Any = 500.0
     on: Callable | None = None
+    components: tuple[int, ...] | None = eqx.field(static=True, default=None)
     active = True
 
     def __check_init__(self):
@@ -88,13 +116,24 @@ class Penalty(AbstractBoundary):
                 "Take 500.0, or an optax schedule that grows."
             )
 
-    def data(self, nodes, step):
+    def data(self, nodes, step, held):
         weight = self.weight(step) if callable(self.weight) else self.weight
         weight = jnp.asarray(weight, nodes.w.dtype)
         return jnp.broadcast_to(weight, nodes.w.shape) * where(self.on, nodes)
 
     def density(self, energy, x, n, u, grad_u, data):
-        return data * jnp.sum((u - at(self.g, x)) ** 2)
+        return data * jnp.sum(miss(self, x, u) ** 2)
+
+
+def picked(held_by: Any, u: jax.Array) -> jax.Array:
+    """The components of u that are held."""
+    c = held_by.components
+    return u if c is None else u[jnp.asarray(c)]
+
+
+def miss(held_by: Any, x, u) -> jax.Array:
+    """u - g, of the components that are held."""
+    return picked(held_by, u) - at(held_by.g, x)
 
 
 def where(on: Callable | None, nodes: Nodes) -> jax.Array:
@@ -119,6 +158,7 @@ class Nitsche(AbstractBoundary):
     g: Any = 0.0
     weight: Any = 50.0
     on: Callable | None = None
+    components: tuple[int, ...] | None = eqx.field(static=True, default=None)
     active = True
 
     def __check_init__(self):
@@ -128,10 +168,11 @@ class Nitsche(AbstractBoundary):
                 "Take 50.0, and more for wider networks."
             )
 
-    def data(self, nodes, step):
+    def data(self, nodes, step, held):
         return where(self.on, nodes)
 
     def density(self, energy, x, n, u, grad_u, data):
-        miss = u - at(self.g, x)
+        off = miss(self, x, u)
         flux = jax.grad(lambda slope: energy.density(x, u, slope))(grad_u)
-        return data * (-jnp.sum((flux @ n) * miss) + self.weight * jnp.sum(miss**2))
+        traction = picked(self, flux @ n)
+        return data * (-jnp.sum(traction * off) + self.weight * jnp.sum(off**2))

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from . import jets
-from .boundary import AbstractBoundary
+from .boundary import AbstractBoundary, miss
 from .domains import AbstractDomain, Nodes, Rule
-from .energies import Energy, at
+from .energies import Energy
 
 
 class Functional:
@@ -89,11 +89,11 @@ class Functional:
         if not self.boundary.active:
             return jnp.full((), jnp.nan)
         held_by: Any = self.boundary
-        u, g, on = self.field(theta), held_by.g, held_by.on
+        u, on = self.field(theta), held_by.on
 
         def square(x, w, n):
             held = 1.0 if on is None else on(x)
-            return w * held * jnp.sum((u(x) - at(g, x)) ** 2)
+            return w * held * jnp.sum(miss(held_by, x, u(x)) ** 2)
 
         return jnp.sqrt(summed(square, rule.boundary, self.chunk))
 
@@ -101,16 +101,17 @@ class Functional:
 @dataclasses.dataclass(frozen=True, eq=False)
 class Discrete:
     """The functional on the nodes of one step: a function of θ alone. What an optimiser
-    is given."""
+    is given. `held`: what the boundary treatment holds between steps."""
 
     functional: Functional
     rule: Rule
     step: Any
+    held: Any = ()
 
     @property
     def data(self):
         f, nodes = self.functional, self.rule.boundary
-        return f.boundary.data(nodes, self.step)
+        return f.boundary.data(nodes, self.step, self.held)
 
     def value(self, theta: jax.Array) -> jax.Array:
         f = self.functional

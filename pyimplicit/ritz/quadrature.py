@@ -21,6 +21,11 @@ class AbstractQuadrature(eqx.Module):
     def rule(self, domain: AbstractDomain, key: jax.Array) -> Rule:
         """The nodes; `key` is not used by fixed rules."""
 
+    def at(self, functional, theta: jax.Array, key: jax.Array) -> Rule:
+        """The nodes of a step from `theta`, which rules that adapt look at."""
+        del theta
+        return self.rule(functional.domain, key)
+
 
 class MonteCarlo(AbstractQuadrature):
     """`n` random points inside, `n_boundary` on the boundary (`n // 4` if not given).
@@ -36,7 +41,7 @@ class MonteCarlo(AbstractQuadrature):
     seed: int = eqx.field(static=True, default=0)
 
     def __check_init__(self):
-        _check_counts("MonteCarlo", self.n, self.n_boundary)
+        check_counts("MonteCarlo", self.n, self.n_boundary)
 
     def rule(self, domain, key):
         key = jax.random.key(self.seed) if self.fixed else key
@@ -61,7 +66,7 @@ class Sobol(AbstractQuadrature):
     seed: int = eqx.field(static=True, default=0)
 
     def __check_init__(self):
-        _check_counts("Sobol", self.n, self.n_boundary)
+        check_counts("Sobol", self.n, self.n_boundary)
 
     def rule(self, domain, key):
         keys = jax.random.split(key)
@@ -115,7 +120,7 @@ def sobol(n: int, k: int, seed: int) -> np.ndarray:
     return np.clip(t, 1e-12, 1 - 1e-12)
 
 
-def _check_counts(name: str, n, n_boundary) -> None:
+def check_counts(name: str, n, n_boundary) -> None:
     for what, count in (("n", n), ("n_boundary", n_boundary)):
         if count is not None and (not isinstance(count, int) or count < 1):
             raise ValueError(

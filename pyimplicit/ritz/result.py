@@ -39,7 +39,8 @@ class RitzResult:
     `model`: the trained module. `field`: x -> u at one point `(dim,)`, with the boundary
     treatment; `u(x)` for many points. `theta`: the parameters as one vector.
     `converged`: the decrement fell below `rtol`; always False for optimisers
-    that know none. `message`: why it stopped.
+    that know none. `message`: why it stopped. `multiplier`: λ(x, n) on the boundary, of
+    the treatments that have one.
     """
 
     model: Any
@@ -48,6 +49,7 @@ class RitzResult:
     converged: bool
     message: str
     history: tuple[Report, ...]
+    multiplier: Callable | None = None
 
     @property
     def energy(self) -> float:

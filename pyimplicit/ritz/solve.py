@@ -51,7 +51,8 @@ def solve(
       e(x, u, grad_u) of one point.
     - `domain`: a `Box` or `Ball` of any dimension, a `Polygon`, `LShape`, `Slit` or
       `Implicit` one, or a `fem.Mesh`.
-    - `boundary`: `Exact(g)`, `Penalty(g, weight)`, `Nitsche(g, weight)`, `Natural()`.
+    - `boundary`: `Exact(g)`, `Penalty(g, weight)`, `Nitsche(g, weight)`,
+      `AugmentedLagrangian(g, weight)`, `LagrangeMultiplier(g, rate)`, `Natural()`.
     - `model`: an equinox module, `(dim,)` to a scalar or `(m,)`; see `ritz.MLP`.
     - `quadrature`: where the energy is integrated to train; by default `Gauss(4, 8)` up
       to two dimensions, else `Sobol(4096)`.
@@ -85,13 +86,16 @@ def solve(
     look = jax.jit(lambda theta: (functional.pure(theta, fine),
                                   functional.violation(theta, fine)))  # fmt: skip
     theta = functional.theta
-    state = optimizer.init(theta)
+    state = optimizer.init(theta), boundary.init(functional)
     done, history, message, converged = 0, [], f"{steps} steps were taken", False
     run = _compiled(functional, optimizer)
 
     def result() -> RitzResult:
         field, trained = functional.field(theta), functional.model(theta)
-        return RitzResult(trained, field, theta, converged, message, tuple(history))
+        multiplier = boundary.multiplier(state[1])
+        return RitzResult(
+            trained, field, theta, converged, message, tuple(history), multiplier
+        )
 
     if resume and checkpoint is not None and Path(checkpoint).exists():
         theta, state, done = _load(checkpoint, (theta, state))
@@ -146,9 +150,12 @@ def _compiled(functional: Functional, optimizer: AbstractOptimizer):
     @eqx.filter_jit
     def run(theta, state, quadrature, key, done, n):
         def step(carry, i):
-            rule = quadrature.rule(functional.domain, jax.random.fold_in(key, i))
-            *carry, info = optimizer.step(Discrete(functional, rule, i), *carry)
-            return tuple(carry), info
+            theta, (own, held) = carry
+            rule = quadrature.at(functional, theta, jax.random.fold_in(key, i))
+            problem = Discrete(functional, rule, i, held)
+            theta, own, info = optimizer.step(problem, theta, own)
+            held = functional.boundary.advance(held, problem, theta)
+            return (theta, (own, held)), info
 
         carry, infos = jax.lax.scan(step, (theta, state), done + jnp.arange(n))
         return *carry, infos
