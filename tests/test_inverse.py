@@ -17,7 +17,7 @@ from pyimplicit.inverse.krylov import (
     enlarge,
     steihaug_cg,
 )
-from pyimplicit.inverse.linesearch import armijo, weak_wolfe
+from pyimplicit.inverse.linesearch import armijo, wolfe
 
 
 METHODS = ("gauss-newton", "newton-cg", "lbfgs")
@@ -211,9 +211,12 @@ def test_line_searches_never_accept_an_increase(scale):
     t, kept = armijo(value, f(0), slope_of(0), 1e-16) or (0, 0)
     assert f(t) <= f(0) + 1e-4 * t * slope_of(0) and t == kept > 0
     value = lambda t: (math.inf if beyond(t) else f(t), slope_of(t), t)
-    t, kept = weak_wolfe(value, f(0), slope_of(0), 1e-16) or (0, 0)
+    t, kept = wolfe(value, f(0), slope_of(0), 1e-16) or (0, 0)
     assert f(t) <= f(0) + 1e-4 * t * slope_of(0) and t == kept > 0
     assert slope_of(t) >= 0.9 * slope_of(0)
+    square = lambda t: (0.5 * (scale * t - 3) ** 2, scale * (scale * t - 3), t)
+    _, t = wolfe(square, 4.5, -3 * scale, 1e-16, 0.1 / scale) or (0, 0)
+    assert t * scale == pytest.approx(3)  # exact for a quadratic
     assert armijo(lambda t: (math.inf, t), 1.0, -1.0, 1e-16) is None
 
 

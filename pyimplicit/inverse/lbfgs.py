@@ -8,7 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from .linesearch import weak_wolfe
+from .linesearch import wolfe
 from .objective import Objective
 from .run import NOT_FINITE, SETTLED, Run
 
@@ -56,7 +56,7 @@ class LBFGS:
                 return x, True, SETTLED
             # The first step has no scale: do not promise more than all of phi twice.
             t = 1.0 if pairs else min(1.0, 2 * abs(phi) / -slope) or 1.0
-            found = weak_wolfe(_along(run, slopes, x, p), phi, slope, run.eps, t)
+            found = wolfe(_along(run, slopes, x, p), phi, slope, run.eps, t)
             if found is None:
                 return x, *run.no_step(phi, slope)
             length, (x_next, phi, g_next, parts) = found
@@ -76,7 +76,7 @@ class LBFGS:
 
 
 def _along(run: Run, slopes, x, p):
-    """The objective along p as `weak_wolfe` wants it."""
+    """The objective along p as `wolfe` wants it."""
 
     def value(t: float):
         compiled = lambda: slopes(x + t * p, p, run.beta)
