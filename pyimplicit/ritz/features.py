@@ -1,7 +1,6 @@
 """What is put before a network, or beside it: features and singular functions."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -39,7 +38,8 @@ class Fourier(eqx.Module):
     (2020), Section 4. arXiv:2006.10739.
     """
 
-    frequencies: Any
+    frequencies: jax.Array | None
+    fixed: tuple[tuple[float, ...], ...] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -51,10 +51,13 @@ class Fourier(eqx.Module):
         key: jax.Array,
     ):
         B = scale * jax.random.normal(key, (count, dim))
-        self.frequencies = B if trained else np.asarray(B)
+        self.frequencies = B if trained else None
+        # Static: any array of a module is a parameter.
+        self.fixed = () if trained else tuple(map(tuple, np.asarray(B).tolist()))
 
     def __call__(self, x):
-        angles = 2 * jnp.pi * jnp.asarray(self.frequencies, x.dtype) @ x
+        B = self.fixed if self.frequencies is None else self.frequencies
+        angles = 2 * jnp.pi * jnp.asarray(B, x.dtype) @ x
         return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
 
 
@@ -107,7 +110,7 @@ class Singular(eqx.Module):
     """
 
     corner: Corner
-    inner: float = eqx.field(static=True, default=0.25)
+    inner: float = eqx.field(static=True, default=0.0)
     outer: float = eqx.field(static=True, default=0.9)
     order: int = eqx.field(static=True, default=1)
     natural: bool = eqx.field(static=True, default=False)
@@ -117,7 +120,7 @@ class Singular(eqx.Module):
             raise ValueError(
                 "`Singular(corner, inner, outer, order)` must have 0 <= inner < outer and "
                 f"order >= 1.\nGot {self.inner!r}, {self.outer!r} and {self.order!r}.\n"
-                "Pass e.g. inner=0.25, outer=0.9."
+                "Pass e.g. inner=0.0, outer=0.9."
             )
 
     def __call__(self, x):
