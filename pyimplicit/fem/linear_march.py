@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from ..linear.march import Bands, march, past
 from . import assembly
@@ -115,10 +116,11 @@ def _data(system: Semidiscrete, t) -> tuple[jax.Array, jax.Array]:
 
 def _over_time(fn: Callable, times) -> list[Any]:
     """`fn(t)`, some arrays, at all times, stacked; what does not depend on t, once."""
+    fn = jaxpr_as_fun(jax.make_jaxpr(fn)(times[0]))  # traced once, used up to three times
     moves = assembly.dependence(lambda t, _: fn(t), times[0], None)[:, 0]
-    once = fn(times[0])
     some = lambda t: [a for a, move in zip(fn(t), moves, strict=True) if move]
     found = iter(jax.lax.map(jax.checkpoint(some), times) if moves.any() else [])
+    once = moves if moves.all() else fn(times[0])
     spread = lambda a: jnp.broadcast_to(a, (len(times), *a.shape))
     return [next(found) if m else spread(a) for a, m in zip(once, moves, strict=True)]
 

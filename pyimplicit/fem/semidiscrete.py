@@ -119,7 +119,11 @@ class Semidiscrete:
             at_zero = jnp.zeros(V.size, self.dtype) if at_zero is None else at_zero
         else:
             zero = jnp.zeros(V.size, jnp.finfo(self.dtype).dtype)
-            values, at_zero = assembly.system(V, moment.terms, zero, None, self.dtype)
+            values = self.matrix_values
+            if values is None:
+                values, at_zero = assembly.system(V, moment.terms, zero, None, self.dtype)
+            else:
+                at_zero = assembly.residual(V, moment.terms, zero.astype(self.dtype))
         values = values if self.matrix_values is None else self.matrix_values
         return values, -at_zero if moment.load is None else moment.load - at_zero
 
