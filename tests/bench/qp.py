@@ -46,7 +46,12 @@ def optnet_data(batch, n, m, seed=0):
 def solvers(n):
     """x of one programme, by each of those who run inside JAX."""
     none = jnp.zeros((0, n)), jnp.zeros(0)
-    found = {"pyimplicit": lambda P, q, G, h: pi.qp(P, q, G=G, h=h).x}
+    by = lambda how: (
+        lambda P, q, G, h: pi.qp(P, q, G=G, h=h, solver=pi.InteriorPoint(backend=how)).x
+    )
+    found = {"pyimplicit, JAX": by("jax")}
+    if not pi.engine.available()["julia"]:
+        found = {"pyimplicit, Julia": by("julia"), **found}
     if qpax := peer("qpax"):
         found["qpax"] = lambda P, q, G, h: qpax.solve_qp_primal(P, q, *none, G, h)
     if jaxopt := peer("jaxopt"):
