@@ -9,7 +9,7 @@ import pytest
 
 import pyimplicit as pi
 
-from .qp_problems import kinds, padded, stacked, structured
+from .qp_problems import kinds, padded, stacked, structured, violation
 
 
 pytestmark = pytest.mark.julia
@@ -101,6 +101,32 @@ def test_a_batch_in_julia_does_not_change_its_samples():
     inner = jax.vmap(lambda *a: solve("julia")(*a).x, (None, 0, *[None] * 6))
     x = jax.jit(jax.vmap(inner, (0, None, *[0] * 6)))(P, q, *rest)
     np.testing.assert_allclose(x[jnp.arange(3), jnp.arange(3)], s.x[:3], atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_neighbours_solution_saves_all_steps_and_changes_nothing(backend):
+    made = [*structured().values()]
+    data = stacked(made)
+    solver = pi.InteriorPoint(backend=backend)
+
+    def both(P, q, *rest):
+        first = pi.qp(P, q, *rest, solver=solver)
+        near = pi.qp(P, q + 1e-3, *rest, solver=solver, init=first)
+        far = pi.qp(P, -2 * q, *rest, solver=solver, init=first)
+        slope = lambda init: jax.jvp(
+            lambda q: pi.qp(P, q, *rest, solver=solver, init=init).x, (q,), (q,)
+        )[1]
+        return near, far, slope(first), slope(None)
+
+    near, far, slope, cold = jax.jit(jax.vmap(both))(*data)
+    assert (near.stats["iterations"] == 0).all() and near.stats["polished"].all()
+    assert (far.stats["iterations"] > 0).any() and far.stats["polished"].all()
+    np.testing.assert_allclose(slope, cold, atol=1e-9)
+    for s, move in ((near, lambda q: q + 1e-3), (far, lambda q: -2 * q)):
+        for i, (P, q, *rest) in enumerate(made):
+            assert violation((P, move(np.asarray(q)), *rest), s, i) < 1e-9
+    with pytest.raises(ValueError, match="of the same shape"):
+        pi.qp(jnp.eye(2), jnp.ones(2), init=jax.tree.map(lambda a: a[0], near))
 
 
 def test_the_engine_chooses_the_backend():

@@ -122,4 +122,53 @@ def test_sparse_failures_are_statuses():
     free = pi.lp(jnp.array([1.0, -1.0]), A, jnp.ones(1), throw=False)
     assert free.status == pi.Status.unbounded and free.x @ jnp.array([1.0, -1.0]) < 0
     with pytest.raises(TypeError, match="takes arrays"):
-        pi.qp(A, ones, solver=pi.InteriorPoint(), G=A, h=jnp.ones(1))
+        pi.lp(ones, A, jnp.ones(1), solver=pi.InteriorPoint(backend="jax"))
+
+
+def test_sparse_programmes_read_kinks_like_dense_ones():
+    # min ½(x - t)² subject to x ≤ 0 at t = 0.
+    one = pi.SparseOperator(pi.SparsePattern([0], [0], (1, 1)), jnp.ones(1))
+    kink = lambda t, how: pi.qp(one, -t, G=one, h=jnp.zeros(1), degenerate=how).x[0]
+    slope = lambda how: lambda v: jax.jvp(lambda t: kink(t, how), (jnp.zeros(1),), (v,))[1]
+
+    @jax.jit
+    def run(v):
+        return [slope(how)(v) for how in ("least_norm", "one_sided", "smoothed")]
+
+    np.testing.assert_allclose(run(jnp.ones(1)), [0.5, 0.0, 0.5], atol=1e-6)
+    np.testing.assert_allclose(run(-jnp.ones(1)), [-0.5, -1.0, -0.5], atol=1e-6)
+
+
+@pytest.mark.julia
+def test_sparse_programmes_in_julia_are_clarabels():
+    P, q, A, b, G, h, lb, ub = data()
+    patterns, values = zip(*map(operator, (P, A, G)), strict=True)
+    P, A, G = (pi.SparseOperator(p, v) for p, v in zip(patterns, values, strict=True))
+    batch = jnp.asarray(q) + 0.1 * jnp.asarray(np.random.default_rng(3).normal(size=(5, N)))
+    batch = batch.at[3].set(jnp.nan)
+    bounds = jnp.asarray(lb).at[0].set(-2.0), jnp.asarray(ub)
+
+    def run(solver):
+        one = lambda q, init=None: pi.qp(
+            P, q, A, b, G, h, *bounds, solver=solver, init=init, throw=False
+        )
+
+        @jax.jit
+        @jax.vmap
+        def both(q):
+            first = one(q)
+            return first, one(1.01 * q, init=first)
+
+        return both(batch)
+
+    (s, warm), (t, cold) = run(pi.InteriorPoint(backend="julia")), run(pi.Clarabel())
+    assert s.status.tolist() == [0, 0, 0, pi.Status.nonfinite, 0] == t.status.tolist()
+    for ours, theirs in ((s, t), (warm, cold)):
+        for name in ("x", "y", "z", "z_lb", "z_ub", "value"):
+            a, b = getattr(ours, name), getattr(theirs, name)
+            np.testing.assert_allclose(a, b, atol=1e-9, err_msg=name)
+    good = np.array([0, 1, 2, 4])
+    assert (
+        warm.stats["polished"][good].all() and (warm.stats["iterations"][good] == 0).all()
+    )
+    assert (s.stats["iterations"][good] > 3).all()

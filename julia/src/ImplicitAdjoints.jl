@@ -46,8 +46,10 @@ include("ops.jl")
 include("march_ops.jl")
 include("qp_data.jl")
 include("qp_interior.jl")
+include("qp_system.jl")
 include("qp_polish.jl")
 include("qp.jl")
+include("qp_sparse.jl")
 include("precompile.jl")
 
 export SparsePattern, sparse_solve, march, nentries, SolveError, Status, message

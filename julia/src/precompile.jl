@@ -28,6 +28,9 @@
         precompile(Handler{SparseSolve,ins,outs,false}(SparseSolve()), (Ptr{CallFrame},))
     end
     precompile(Handler{MarchOp,MARCH_TYPES[2]...,false}(MarchOp()), (Ptr{CallFrame},))
+    let (ins, outs) = SPARSE_QP_TYPES, op = SparseProgrammes()
+        precompile(Handler{typeof(op),ins,outs,false}(op), (Ptr{CallFrame},))
+    end
     for (ins, outs) in QP_TYPES
         op = QuadraticProgrammes()
         precompile(Handler{typeof(op),ins,outs,false}(op), (Ptr{CallFrame},))

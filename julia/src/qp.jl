@@ -1,24 +1,20 @@
 # A batch of dense quadratic programmes, one after the other in each thread's workspace.
 
 """
-    solve!(W::QPWorkspace, rtol, max_steps)
+    solve!(W::QPWorkspace, rtol, max_steps; warm = false)
 
 Solve the programme that `W.given`, `W.live` and `W.fixed` hold: the interior point method
 on the scaled one, then the exact step on the active set. Leaves in `W` the point `best`
 (of a programme without a solution: the last iterate, a ray), `active`, `weak`, the factor
-`L` of the reduced optimality conditions, `status`, `steps`, `polished`, `error`.
+of the reduced optimality conditions, `status`, `steps`, `polished`, `error`. With `warm`
+the exact step is first tried from `W.best`, which then holds a neighbour's solution.
 """
-function solve!(W::QPWorkspace{T}, rtol, max_steps) where {T}
+function solve!(W::QPWorkspace{T}, rtol, max_steps; warm = false) where {T}
     D, S = W.given, W.scale
+    warm && definite!(W.system, D) && warm_start!(W) && return W
     cost = scale!(W.hat, S, D)
     interior_point!(W, rtol, max_steps)
-    # An indefinite P: not positive after a shift by what could be round-off.
-    shift = sqrt(eps(T)) * top(D.P) + sqrt(floatmin(T))
-    copyto!(W.L, D.P)
-    for i in axes(W.L, 1)
-        W.L[i, i] += shift
-    end
-    cholesky_lower!(W.L) || (W.status = Int32(NOT_POSITIVE_DEFINITE))
+    definite!(W.system, D) || (W.status = Int32(NOT_POSITIVE_DEFINITE))
     W.best.x .= S.col .* W.at.x
     W.best.y .= S.row_y .* W.at.y ./ cost
     W.best.z .= S.row_z .* W.at.z ./ cost
@@ -26,6 +22,26 @@ function solve!(W::QPWorkspace{T}, rtol, max_steps) where {T}
     polish!(W, W.status == Int32(CONVERGED))
     return W
 end
+
+# Whether the rows with a multiplier in `W.best` lead, by active set steps, to a solution.
+function warm_start!(W::QPWorkspace)
+    W.active .= W.best.z .> 0
+    polish!(W, all(isfinite, W.best.x) && all(isfinite, W.best.z))
+    W.status, W.steps = Int32(CONVERGED), 0
+    return W.polished
+end
+
+# Whether P is positive after a shift by what could be round-off. (Of sparse programmes
+# Python asks this itself.)
+function definite!(system::CondensedSystem{T}, D) where {T}
+    L = copyto!(system.L, D.P)
+    shift = sqrt(eps(T)) * top(D.P) + sqrt(floatmin(T))
+    for i in axes(L, 1)
+        L[i, i] += shift
+    end
+    return cholesky_lower!(L)
+end
+definite!(::SparseSystem, _) = true
 
 # --- workspaces that wait for the next call ------------------------------------------
 
@@ -89,8 +105,9 @@ block_size(n, rows) = clamp(500_000 ÷ (100 + n^2 * (n + rows)), 1, 64)
     QuadraticProgrammes()
 
 `(x, y, z, active, weak, L, status, steps, polished, error)` of
-`(P, q, A, b, G, d, live, fixed, rtol)`, as `pyimplicit/optimize/qp_julia.py` says. XLA
-keeps rows of matrices together, so that `A`, `G` arrive transposed and `L` leaves by rows.
+`(P, q, A, b, G, d, live, fixed, rtol, x0, y0, z0)`, as `pyimplicit/optimize/qp_julia.py`
+says. XLA keeps rows of matrices together, so that `A`, `G` arrive transposed and `L` leaves
+by rows.
 """
 struct QuadraticProgrammes end
 
@@ -99,7 +116,7 @@ function (::QuadraticProgrammes)(outs, ins, attrs)
     T = eltype(q)
     n, p, m = q.dims[1], b.dims[1], G.dims[2]
     lower, upper = attribute(attrs, :lower) != 0, attribute(attrs, :upper) != 0
-    max_steps = attribute(attrs, :max_steps)
+    max_steps, warm = attribute(attrs, :max_steps), attribute(attrs, :warm) != 0
     rows = m + n * (lower + upper)
     P.dims == (n, n) && A.dims == (n, p) && G.dims[1] == n && d.dims == (rows,) ||
         throw(DimensionMismatch("a programme of $n unknowns got misfit arrays."))
@@ -109,7 +126,7 @@ function (::QuadraticProgrammes)(outs, ins, attrs)
         foreach_threaded(cld(samples, block)) do k
             W = borrow_workspace(T, n, p, m, lower, upper)
             for s in ((k - 1) * block + 1):min(k * block, samples)
-                solve_sample!(W, outs, ins, max_steps, s)
+                solve_sample!(W, outs, ins, max_steps, warm, s)
             end
             give_back(W)
         end
@@ -122,31 +139,33 @@ fetch!(a::Array{T}, o::Operand{T}, result, s) where {T} =
 put!(o::Operand{T}, a::Array{T}, s) where {T} =
     GC.@preserve a unsafe_copyto!(address(o, s), pointer(a), length(a))
 
-function solve_sample!(W::QPWorkspace, outs, ins, max_steps, s)
+function solve_sample!(W::QPWorkspace, outs, ins, max_steps, warm, s)
     x, y, z, active, weak, L, status, steps, polished, error = outs
     D = W.given
-    arrays = (D.P, D.q, D.Aᵀ, D.b, D.Gᵀ, D.d, W.live, W.fixed)
-    foreach((a, o) -> fetch!(a, o, x, s), arrays, Base.front(ins))
-    rtol = ins[end]
-    solve!(W, unsafe_load(rtol.data, source(rtol, x, s)), max_steps)
     best = W.best
+    arrays = (D.P, D.q, D.Aᵀ, D.b, D.Gᵀ, D.d, W.live, W.fixed)
+    foreach((a, o) -> fetch!(a, o, x, s), arrays, ins[1:8])
+    foreach((a, o) -> fetch!(a, o, x, s), (best.x, best.y, best.z), ins[10:12])
+    rtol = ins[9]
+    solve!(W, unsafe_load(rtol.data, source(rtol, x, s)), max_steps; warm)
     foreach((o, a) -> put!(o, a, s), (x, y, z, active, weak),
         (best.x, best.y, best.z, W.active, W.weak))
-    for j in axes(W.L, 2), i in 1:j  # rows are kept together there
-        W.base[i, j] = W.L[j, i]
-        i == j || (W.base[j, i] = 0)
+    upper, made = W.system.base, W.system.L
+    for j in axes(made, 2), i in 1:j  # rows are kept together there
+        upper[i, j] = made[j, i]
+        i == j || (upper[j, i] = 0)
     end
-    put!(L, W.base, s)
-    unsafe_store!(status.data, W.status, s)
-    unsafe_store!(steps.data, W.steps, s)
-    unsafe_store!(polished.data, W.polished, s)
-    unsafe_store!(error.data, W.error, s)
+    put!(L, upper, s)
+    store_report!((status, steps, polished, error), W, s)
     return
 end
 
+store_report!(outs, W, s) = foreach(
+    (o, v) -> unsafe_store!(o.data, v, s), outs, (W.status, W.steps, W.polished, W.error))
+
 const QP_TYPES = [
     (Tuple{Matrix{T},Vector{T},Matrix{T},Vector{T},Matrix{T},Vector{T},Vector{Bool},
-            Vector{Bool},Array{T,0}},
+            Vector{Bool},Array{T,0},Vector{T},Vector{T},Vector{T}},
         Tuple{Vector{T},Vector{T},Vector{T},Vector{Bool},Vector{Bool},Matrix{T},
             Array{Int32,0},Array{Int32,0},Array{Bool,0},Array{T,0}})
     for T in (Float32, Float64)]

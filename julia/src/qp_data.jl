@@ -1,25 +1,26 @@
-# Dense quadratic programmes: their data, scaling, and the small kernels they are solved by.
+# Quadratic programmes: their data, scaling, and the small kernels they are solved by.
 #
 # The same algorithm as `pyimplicit/optimize/qp_*.py`, so that both give the same numbers:
 # min ½xᵀPx + qᵀx subject to A x = b, C x ≤ d with C = [G; -I; I] (the bounds' rows may be
-# absent). Matrices of constraints are stored transposed, constraints as columns.
+# absent). Matrices of constraints are stored transposed, constraints as columns; all three
+# matrices are dense, or all are sparse.
 
-struct QPData{T}
-    P::Matrix{T}   # n × n, symmetric
+struct QPData{T,M<:AbstractMatrix{T}}
+    P::M   # n × n, symmetric
     q::Vector{T}
-    Aᵀ::Matrix{T}  # n × p
+    Aᵀ::M  # n × p
     b::Vector{T}
-    Gᵀ::Matrix{T}  # n × m
+    Gᵀ::M  # n × m
     d::Vector{T}   # of all rows of C
     lower::Bool
     upper::Bool
 end
 
-function QPData{T}(n, p, m, lower::Bool, upper::Bool) where {T}
+function QPData(P::M, Aᵀ::M, Gᵀ::M, lower::Bool, upper::Bool) where {T,M<:AbstractMatrix{T}}
     v(k) = Vector{T}(undef, k)
-    a(k, l) = Matrix{T}(undef, k, l)
+    (n, m), p = size(Gᵀ), size(Aᵀ, 2)
     rows = m + n * (lower + upper)
-    return QPData{T}(a(n, n), v(n), a(n, p), v(p), a(n, m), v(rows), lower, upper)
+    return QPData{T,M}(P, v(n), Aᵀ, v(p), Gᵀ, v(rows), lower, upper)
 end
 
 nrows(D::QPData) = length(D.d)
@@ -28,12 +29,20 @@ nrows(D::QPData) = length(D.d)
 # Products with vectors are written out: BLAS gains nothing on them at these sizes, and its
 # calls cost more than a programme of five unknowns.
 
+# The numbers of a matrix, of its columns, and the rows these belong to.
+numbers(M::Matrix) = M
+numbers(M::SparseMatrixCSC) = nonzeros(M)
+column(M::Matrix, j) = view(M, :, j)
+column(M::SparseMatrixCSC, j) = view(nonzeros(M), nzrange(M, j))
+column_rows(M::Matrix, _) = axes(M, 1)
+column_rows(M::SparseMatrixCSC, j) = view(rowvals(M), nzrange(M, j))
+
 # y[at + j] = α Σᵢ M[i, j] x[i] + β y[at + j]
 function dots!(y, at, M, x, α, β)
     for j in axes(M, 2)
-        total = zero(eltype(y))
-        @inbounds @simd for i in axes(M, 1)
-            total += M[i, j] * x[i]
+        total, v, rows = zero(eltype(y)), column(M, j), column_rows(M, j)
+        @inbounds @simd for k in eachindex(v)
+            total += v[k] * x[rows[k]]
         end
         @inbounds y[at + j] = iszero(β) ? α * total : α * total + β * y[at + j]
     end
@@ -45,8 +54,9 @@ function combine!(y, M, v, at, α)
     for j in axes(M, 2)
         @inbounds c = α * v[at + j]
         iszero(c) && continue
-        @inbounds @simd for i in axes(M, 1)
-            y[i] += M[i, j] * c
+        u, rows = column(M, j), column_rows(M, j)
+        @inbounds @simd for k in eachindex(u)  # a row is in a column once
+            y[rows[k]] += u[k] * c
         end
     end
     return y
@@ -90,6 +100,7 @@ function top(v)
     end
     return bad ? oftype(largest, NaN) : largest
 end
+top(M::SparseMatrixCSC) = top(nonzeros(M))
 
 const SMALL = 12  # unknowns up to which factors are made by loops
 
@@ -99,7 +110,7 @@ const SMALL = 12  # unknowns up to which factors are made by loops
 `L Lᵀ = base + Cᵀ diag(w) C`, the lower triangle; false if that is not positive definite.
 `B` is memory of the size of `Gᵀ`. Zero weights cost nothing.
 """
-function condense!(L::Matrix{T}, B, D::QPData{T}, base, w) where {T}
+function condense!(L::Matrix{T}, B, D::QPData{T,Matrix{T}}, base, w) where {T}
     n, m = size(D.Gᵀ)
     copyto!(L, base)
     k = 0
@@ -178,7 +189,7 @@ function cholesky_solve!(x, L::Matrix)
 end
 
 # base = P + shift I + A Aᵀ-part/δ
-function condensed_base!(base::Matrix{T}, D::QPData{T}, shift, δ) where {T}
+function condensed_base!(base::Matrix{T}, D::QPData{T,Matrix{T}}, shift, δ) where {T}
     copyto!(base, D.P)
     n, p = size(D.Aᵀ)
     @inbounds for i in 1:n
@@ -199,14 +210,23 @@ end
 
 within(size::T) where {T} = size > 0 ? clamp(size, T(1e-8), T(1e8)) : one(T)
 
-# Divides columns by their largest entry (which is kept in `row`, multiplied on) and the
-# rows by `col`.
+# Divides columns by their largest entry (which is kept in `row`, multiplied on).
 function scale_columns!(M, row, at)
     for j in axes(M, 2)
-        @inbounds r = 1 / within(top(view(M, :, j)))
+        v = column(M, j)
+        @inbounds r = 1 / within(top(v))
         @inbounds row[at + j] *= r
-        @inbounds @simd for i in axes(M, 1)
-            M[i, j] *= r
+        @inbounds @simd for k in eachindex(v)
+            v[k] *= r
+        end
+    end
+end
+
+function scale_rows!(M, col)
+    for j in axes(M, 2)
+        v, rows = column(M, j), column_rows(M, j)
+        @inbounds @simd for k in eachindex(v)
+            v[k] *= col[rows[k]]
         end
     end
 end
@@ -218,9 +238,9 @@ Rows of A and G near 1, then columns, then the objective (Ruiz 2001, two sweeps)
 """
 function scale!(hat::QPData{T}, S::QPScale{T}, D::QPData{T}) where {T}
     n, m = size(D.Gᵀ)
-    copyto!(hat.P, D.P)
-    copyto!(hat.Aᵀ, D.Aᵀ)
-    copyto!(hat.Gᵀ, D.Gᵀ)
+    for (a, b) in ((hat.P, D.P), (hat.Aᵀ, D.Aᵀ), (hat.Gᵀ, D.Gᵀ))
+        copyto!(numbers(a), numbers(b))
+    end
     fill!(S.row_y, 1)
     fill!(S.row_z, 1)
     col = S.col
@@ -228,30 +248,25 @@ function scale!(hat::QPData{T}, S::QPScale{T}, D::QPData{T}) where {T}
     scale_columns!(hat.Gᵀ, S.row_z, 0)
     fill!(col, 0)
     for M in (hat.Aᵀ, hat.Gᵀ), j in axes(M, 2)
-        @inbounds for i in 1:n
-            col[i] = max(col[i], abs(M[i, j]))
+        v, rows = column(M, j), column_rows(M, j)
+        @inbounds for k in eachindex(v)
+            i = rows[k]
+            col[i] = max(col[i], abs(v[k]))
         end
     end
     cost = 1 / within(max(top(D.P), top(D.q)))
     for j in 1:n
-        @inbounds col[j] = 1 / sqrt(within(max(col[j], cost * top(view(D.P, :, j)))))
+        @inbounds col[j] = 1 / sqrt(within(max(col[j], cost * top(column(D.P, j)))))
     end
-    for M in (hat.Aᵀ, hat.Gᵀ, hat.P), j in axes(M, 2)
-        @inbounds @simd for i in 1:n
-            M[i, j] *= col[i]
-        end
-    end
+    foreach(M -> scale_rows!(M, col), (hat.Aᵀ, hat.Gᵀ, hat.P))
     for j in 1:n
-        @inbounds c = col[j]
-        @inbounds @simd for i in 1:n
-            hat.P[i, j] *= c
-        end
+        column(hat.P, j) .*= col[j]
     end
     scale_columns!(hat.Aᵀ, S.row_y, 0)
     scale_columns!(hat.Gᵀ, S.row_z, 0)
     hat.q .= D.q .* col
     cost = 1 / within(max(top(hat.P), top(hat.q)))
-    hat.P .*= cost
+    numbers(hat.P) .*= cost
     hat.q .*= cost
     hat.b .= S.row_y .* D.b
     for k in (m + 1):nrows(D)

@@ -1,6 +1,7 @@
 # Mehrotra's predictor-corrector method from an infeasible start, of one scaled programme.
 # See `pyimplicit/optimize/qp_interior.py` for the derivation: with slacks s = d - C x > 0
-# and W = diag(z/s) a step is one Cholesky factorisation of P + ρI + AᵀA/δ + CᵀWC.
+# and W = diag(z/s) a step is one Cholesky factorisation of P + ρI + AᵀA/δ + CᵀWC; of sparse
+# matrices an LDLᵀ factorisation before condensing, see `qp_system.jl`.
 #
 # Mehrotra 1992, doi:10.1137/0802028; Friedlander, Orban 2012, doi:10.1007/s12532-012-0035-2
 # (ρ = δ = √ε); Vandenberghe 2010, *The CVXOPT linear and quadratic cone program solvers*.
@@ -26,21 +27,20 @@ end
 
 """
     QPWorkspace{T}(n, p, m, lower, upper)
+    QPWorkspace(structure::SparseStructure)
 
 The memory in which programmes of one shape are solved, one after the other.
 """
-mutable struct QPWorkspace{T}
-    const given::QPData{T}
-    const hat::QPData{T}
+mutable struct QPWorkspace{T,M<:AbstractMatrix{T},S}
+    const given::QPData{T,M}
+    const hat::QPData{T,M}
+    const system::S
     const scale::QPScale{T}
     const live::Vector{Bool}
     const fixed::Vector{Bool}
     const active::Vector{Bool}
     const weak::Vector{Bool}
     const now::Vector{Bool}
-    const base::Matrix{T}
-    const L::Matrix{T}
-    const B::Matrix{T}
     const at::QPPoint{T}
     const next::QPPoint{T}
     const step::QPPoint{T}   # r_x: the right-hand side; r_z: t
@@ -58,14 +58,18 @@ mutable struct QPWorkspace{T}
 end
 
 function QPWorkspace{T}(n, p, m, lower::Bool, upper::Bool) where {T}
-    data() = QPData{T}(n, p, m, lower, upper)
-    rows = m + n * (lower + upper)
+    z(k, l) = zeros(T, k, l)
+    data() = QPData(z(n, n), z(n, p), z(n, m), lower, upper)
+    return QPWorkspace(data(), data(), CondensedSystem(z(n, n), z(n, n), z(n, m)))
+end
+
+function QPWorkspace(given::QPData{T,M}, hat, system::S) where {T,M<:AbstractMatrix{T},S}
+    n, p, rows = length(given.q), length(given.b), nrows(given)
     point() = QPPoint{T}(n, p, rows)
     v(k) = zeros(T, k)
     flags() = zeros(Bool, rows)
-    return QPWorkspace{T}(data(), data(), QPScale{T}(v(n), v(p), v(rows)),
+    return QPWorkspace{T,M,S}(given, hat, system, QPScale{T}(v(n), v(p), v(rows)),
         flags(), flags(), flags(), flags(), flags(),
-        zeros(T, n, n), zeros(T, n, n), zeros(T, n, m),
         point(), point(), point(), point(),
         v(rows), v(rows), v(rows), v(n), v(n), point(), 0, 0, false, 0)
 end
@@ -73,7 +77,7 @@ end
 regularisation(::Type{T}) where {T} = sqrt(eps(T))
 
 function interior_point!(W::QPWorkspace{T}, rtol, max_steps) where {T}
-    condensed_base!(W.base, W.hat, regularisation(T), regularisation(T))
+    base!(W.system, W.hat, regularisation(T), regularisation(T))
     start!(W, rtol)
     while W.status == RUNNING && W.steps < max_steps
         step!(W, rtol)
@@ -92,7 +96,7 @@ function start!(W::QPWorkspace{T}, rtol) where {T}
     end
     P.r_x .= D.q
     P.r_y .= .-D.b
-    if !condense!(W.L, W.B, D, W.base, W.w)
+    if !factor!(W.system, D, W.w)
         W.status = Int32(NONFINITE)
         foreach(v -> fill!(v, NaN), (P.x, P.y, P.z, P.s))
         return
@@ -120,21 +124,8 @@ function inside(v::Vector{T}, sign, live) where {T}
 end
 
 # (dx, dy, dz) from r_x, r_y of the point and t (in `step.r_z`); also C dx.
-function direction!(W::QPWorkspace{T}) where {T}
-    D, P, Δ, ε = W.hat, W.at, W.step, regularisation(T)
-    copyto!(Δ.x, P.r_x)
-    add_Cᵀ!(Δ.x, D, Δ.r_z)
-    combine!(Δ.x, D.Aᵀ, P.r_y, 0, 1 / ε)
-    cholesky_solve!(Δ.x, W.L)
-    Δ.x .*= -1
-    copyto!(Δ.y, P.r_y)
-    dots!(Δ.y, 0, D.Aᵀ, Δ.x, 1 / ε, 1 / ε)
-    times_C!(W.Cx, D, Δ.x)
-    @inbounds @simd for i in eachindex(Δ.z)
-        Δ.z[i] = Δ.r_z[i] + W.w[i] * W.Cx[i]
-    end
-    return
-end
+direction!(W::QPWorkspace) =
+    direction!(W.step, W.system, W.hat, W.at.r_x, W.at.r_y, W.step.r_z, W.w, W.Cx)
 
 # z ds + s dz = -r_c,  C dx + ds - δ dz = -r_z
 function towards!(W::QPWorkspace{T}) where {T}
@@ -160,7 +151,7 @@ function step!(W::QPWorkspace{T}, rtol) where {T}
     end
     some = max(some, 1)
     μ = total / some
-    condense!(W.L, W.B, W.hat, W.base, W.w) || return (W.status = Int32(NONFINITE))
+    factor!(W.system, W.hat, W.w) || return (W.status = Int32(NONFINITE))
     towards!(W)
     α = min(one(T), to_boundary(W))
     after = zero(T)

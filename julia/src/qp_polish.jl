@@ -20,12 +20,10 @@ function kkt_scales(D::QPData{T}) where {T}
     return reg * p, reg * g^2 / p
 end
 
-# The factor at the active set, in `W.L`; zeros if it is not positive definite.
-function condense_active!(W::QPWorkspace{T}, active, δ) where {T}
+# The factor at the active set.
+function factor_active!(W::QPWorkspace{T}, active, δ) where {T}
     W.w .= ifelse.(active, 1 / δ, zero(T))
-    good = condense!(W.L, W.B, W.given, W.base, W.w)
-    good || fill!(W.L, NaN)
-    return good
+    return factor!(W.system, W.given, W.w)
 end
 
 # out = K v for the matrix above; `v`, `out`: points of which x, y, z count.
@@ -43,27 +41,24 @@ end
 squares(v) = sum(abs2, v.x) + sum(abs2, v.y) + sum(abs2, v.z)
 
 """
-    refined_solve!(v, r, D, L, active, δ, new, t) -> error
+    refined_solve!(W, v, r, active, t) -> error
 
-`K v = r` by the condensed factor `L` and refinement; `r` is what is left, `error` its size
-relative to what it was. `new` and `t` are memory.
+`K v = r` by the factor at the active set and refinement; `r` is what is left, `error` its
+size relative to what it was. `t` is memory.
 """
-function refined_solve!(v, r, D::QPData{T}, L, active, δ, new, t, masked) where {T}
+function refined_solve!(W::QPWorkspace{T}, v, r, active, t) where {T}
+    D, new, w, masked = W.given, W.next, W.w, W.r_c
     foreach(a -> fill!(a, 0), (v.x, v.y, v.z))
     size = sqrt(squares(r))
     size > 0 || return isnan(size) ? size : zero(T)
     error = one(T)
     for _ in 1:REFINEMENTS
-        # (x, y, z) from the residual, with ρ and δ in the matrix
-        copyto!(new.x, r.x)
-        masked .= ifelse.(active, r.z ./ δ, zero(T))
-        add_Cᵀ!(new.x, D, masked)
-        combine!(new.x, D.Aᵀ, r.y, 0, 1 / δ)
-        cholesky_solve!(new.x, L)
-        copyto!(new.y, r.y)
-        dots!(new.y, 0, D.Aᵀ, new.x, 1 / δ, -1 / δ)
-        times_C!(new.z, D, new.x)
-        new.z .= ifelse.(active, (new.z .- r.z) ./ δ, r.z)
+        # (x, y, z) from the residual, with ρ and δ in the matrix: minus the direction.
+        masked .= ifelse.(active, w .* r.z, zero(T))
+        direction!(new, W.system, D, r.x, r.y, masked, w, W.Cx)
+        new.x .*= -1
+        new.y .*= -1
+        new.z .= ifelse.(active, .-new.z, r.z)
         times_KKT!(t, D, active, new, masked)
         t.x .= r.x .- t.x
         t.y .= r.y .- t.y
@@ -90,8 +85,8 @@ function sizes!(W::QPWorkspace{T}) where {T}
     reach = top(W.best.x) + (largest > 0 ? top(D.q) / largest : zero(T))
     far = zero(T)
     for j in 1:m
-        column = view(D.Gᵀ, :, j)
-        S.z[j], S.s[j] = top(column), sum(abs, column)
+        row = column(D.Gᵀ, j)
+        S.z[j], S.s[j] = top(row), sum(abs, row; init = zero(T))
         h = W.live[j] ? D.d[j] : zero(T)
         far = max(far, abs(h / (S.z[j] > 0 ? S.z[j] : one(T))))
     end
@@ -101,7 +96,7 @@ function sizes!(W::QPWorkspace{T}) where {T}
     end
     S.s .*= reach
     for j in axes(D.Aᵀ, 2)
-        S.y[j] = reach * sum(abs, view(D.Aᵀ, :, j))
+        S.y[j] = reach * sum(abs, column(D.Aᵀ, j); init = zero(T))
     end
     return
 end
@@ -161,21 +156,22 @@ function polish!(W::QPWorkspace{T}, valid::Bool) where {T}
     guess .= W.fixed .| (W.live .& guess .& (W.size.z .> 0))  # no rows of zeros
     copyto!(now, guess)
     ρ, δ = kkt_scales(D)
-    condensed_base!(W.base, D, ρ, δ)
+    base!(W.system, D, ρ, δ)
     W.polished = factored = false
     r, v = W.at, W.step
     left = (x = r.r_x, y = r.r_y, z = r.r_z)
     for _ in 1:(valid ? ROUNDS : 0)
-        factored = condense_active!(W, now, δ)
-        W.r_c .= ifelse.(now, best.z, zero(T))
-        times_KKT!(r, D, now, (x = best.x, y = best.y, z = W.r_c), W.w)
+        factored = factor_active!(W, now, δ)
+        from = (x = best.x, y = best.y, z = W.size.r_z)
+        from.z .= ifelse.(now, best.z, zero(T))
+        times_KKT!(r, D, now, from, W.r_c)
         r.x .= .-(r.x .+ D.q)
         r.y .= D.b .- r.y
         r.z .= ifelse.(now, D.d .- r.z, zero(T))
-        refined_solve!(v, r, D, W.L, now, δ, W.next, left, W.w)
+        refined_solve!(W, v, r, now, left)
         v.x .+= best.x
         v.y .+= best.y
-        v.z .+= W.r_c
+        v.z .+= from.z
         W.error = judge_active!(W.weak, W, v, now)
         if W.error <= tol
             W.polished = true
@@ -186,7 +182,7 @@ function polish!(W::QPWorkspace{T}, valid::Bool) where {T}
     end
     W.polished || (copyto!(now, guess); factored = false)
     weakly_active!(W, tol) && (factored = false)
-    factored || condense_active!(W, W.active, δ)
+    factored || factor_active!(W, W.active, δ)
     return
 end
 

@@ -141,6 +141,58 @@ end
     end
 end
 
+# The same programme with sparse matrices; entries in an order of their own.
+function sparse_workspace(p::Programme; rng = MersenneTwister(5))
+    n, k, m = length(p.q), length(p.b), length(p.h)
+    mixed(M) = shuffle(rng, vec(CartesianIndices(M)[M .!= 0]))
+    places = map(mixed, (p.P, p.A, p.G))
+    pairs = map(I -> (getindex.(I, 1), getindex.(I, 2)), places)
+    of = ImplicitAdjoints.SparseStructure(
+        n, k, m, pairs..., !isempty(p.lb), !isempty(p.ub))
+    W, dense = QPWorkspace(of), workspace(p)
+    for (M, A, I, slots) in zip((W.given.P, W.given.Aᵀ, W.given.Gᵀ), (p.P, p.A, p.G),
+        places, of.slots)
+        ImplicitAdjoints.numbers(M)[slots] .= A[I]
+    end
+    foreach(f -> copyto!(getfield(W.given, f), getfield(dense.given, f)), (:q, :b, :d))
+    copyto!(W.live, dense.live)
+    copyto!(W.fixed, dense.fixed)
+    return W
+end
+
+@testset "sparse is dense" begin
+    rng = MersenneTwister(8)
+    for (n, k, m, boxed) in ((6, 2, 5, true), (20, 4, 12, true), (8, 0, 9, false),
+        (12, 3, 0, true))
+        p = random_programme(rng, n, k, m; boxed)
+        holes = rand(rng, m, n) .< 0.5
+        p.G[holes] .= 0
+        W, V = ImplicitAdjoints.solve!(sparse_workspace(p), 1e-9, 60), solved(p)
+        @test W.status == V.status
+        W.status == Int32(CONVERGED) || continue
+        @test W.polished && violation(p, W) < 1e-9
+        @test W.best.x ≈ V.best.x && W.active == V.active && W.steps <= V.steps + 1
+    end
+    eye, none = [1.0 0; 0 1], zeros(0, 2)
+    bad = Programme(eye, ones(2), [1.0 1], [5.0], none, [], zeros(2), ones(2))
+    @test ImplicitAdjoints.solve!(sparse_workspace(bad), 1e-9, 60).status ==
+        Int32(INFEASIBLE)
+end
+
+@testset "a neighbour's solution saves all interior point steps" begin
+    p = random_programme(MersenneTwister(9), 15, 2, 9)
+    for make in (workspace, sparse_workspace)
+        W = ImplicitAdjoints.solve!(make(p), 1e-9, 60)
+        @test W.steps > 3
+        W.given.q .+= 0.05 .* sin.(1:15)
+        moved = Programme(p.P, copy(W.given.q), p.A, p.b, p.G, p.h, p.lb, p.ub)
+        ImplicitAdjoints.solve!(W, 1e-9, 60; warm = true)
+        @test W.steps == 0 && W.polished && violation(moved, W) < 1e-9
+        fill!(W.best.z, 1)  # a useless guess costs nothing but time
+        @test violation(moved, ImplicitAdjoints.solve!(W, 1e-9, 60; warm = true)) < 1e-9
+    end
+end
+
 @testset "as XLA calls it, a batch, $T" for T in (Float32, Float64)
     rng = MersenneTwister(3)
     n, k, m, batch = 4, 1, 3, 70  # more than one block
@@ -154,7 +206,9 @@ end
     ins = [lead(stack(p -> p.P), n, n), lead(stack(p -> p.q), n),
         lead(stack(p -> p.A'), k, n), lead(stack(p -> p.b), k),
         lead(stack(p -> p.G'), m, n), lead(reduce(hcat, [T.(c[2]) for c in C]), r),
-        lead(flags(3), r), lead(flags(4), r), FakeArray([eps(T)^T(0.55)], (1,))]
+        lead(flags(3), r), lead(flags(4), r), FakeArray([eps(T)^T(0.55)], (1,)),
+        FakeArray(zeros(T, n), (1, n)), FakeArray(zeros(T, k), (1, k)),
+        FakeArray(zeros(T, r), (1, r))]
     x, z, L, codes = zeros(T, n, batch), zeros(T, r, batch), zeros(T, n, n, batch),
     fill(Int32(-7), batch)
     more = (lead(zeros(T, k, batch), k), lead(zeros(Bool, r, batch), r),
@@ -163,16 +217,16 @@ end
     outs = [lead(x, n), more[1], lead(z, r), more[2], more[3], lead(L, n, n), lead(codes),
         more[4], more[5], more[6]]
     target = quadratic_programme_pointer(ImplicitAdjoints.numpy_name(T))
-    frame = fake_frame(outs, ins; lower = 1, upper = 1, max_steps = 60)
+    frame = fake_frame(outs, ins; lower = 1, upper = 1, max_steps = 60, warm = 0)
     @test call(target, frame) === nothing
     @test all(==(Int32(CONVERGED)), codes)
     for (i, p) in enumerate(made)
         W = solved(p, T)
         @test x[:, i] == W.best.x && z[:, i] == W.best.z
-        @test L[:, :, i]' ≈ LowerTriangular(W.L)
+        @test L[:, :, i]' ≈ LowerTriangular(W.system.L)
     end
     @test BLAS.get_num_threads() == ImplicitAdjoints.BLAS_BEFORE[]
-    frame = fake_frame(outs, ins; lower = 0, upper = 1, max_steps = 60)
+    frame = fake_frame(outs, ins; lower = 0, upper = 1, max_steps = 60, warm = 0)
     @test occursin("misfit arrays", call(target, frame))
 end
 @test_throws "quadratic_programme has no method for int32" quadratic_programme_pointer(

@@ -21,6 +21,7 @@ def lp(
     *,
     solver: InteriorPoint | Clarabel | None = None,
     degenerate: Degenerate = "least_norm",
+    init: QPSolution | None = None,
     throw: bool = True,
 ) -> QPSolution:
     """Solves  min cᵀx  subject to  A x = b,  G x ≤ h,  lb ≤ x ≤ ub.
@@ -38,4 +39,5 @@ def lp(
     c = jnp.asarray(c)
     sparse = any(isinstance(M, SparseOperator) for M in (A, G))
     P = None if sparse else jnp.zeros((c.size, c.size), c.dtype)
-    return qp(P, c, A, b, G, h, lb, ub, solver=solver, degenerate=degenerate, throw=throw)
+    how: Any = {"solver": solver, "degenerate": degenerate, "init": init, "throw": throw}
+    return qp(P, c, A, b, G, h, lb, ub, **how)

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .. import engine
 from .._status import Status
 from .._tree import stop_gradient
 from ..engine.failure import fail_unless_zero
@@ -15,21 +16,22 @@ from .cone_host import Clarabel
 from .matrices import cholesky, product
 from .messages import messages
 from .qp_check import indefinite_below, prepare
-from .qp_data import QP, programme, scaled
+from .qp_data import QP, dense, programme, scaled
 from .qp_degenerate import Degenerate, differentiable, policy
 from .qp_interior import interior_point
 from .qp_julia import in_julia, julia_optimum
-from .qp_kkt import Sets
+from .qp_kkt import PSEUDO, Sets
 from .qp_polish import Polished, polish
-from .qp_sparse import sparse_optimum, sparse_programme
+from .qp_sparse import judged, sparse_optimum, sparse_programme
 
 
 class InteriorPoint(eqx.Module):
-    """A dense primal-dual interior point method, then an exact step on the active set.
+    """A primal-dual interior point method, then an exact step on the active set.
 
     `rtol`: relative accuracy of the interior point; what follows it is exact to about 1e-10
-    (1e-5 in single precision). `max_steps`: at most. `backend`: "julia", over threads;
-    "jax", compiled by XLA; by default Julia on the CPU where it is the engine.
+    (1e-5 in single precision). `max_steps`: at most. `backend`: "julia", over threads, for
+    arrays and, in double precision, `SparseOperator`s; "jax", compiled by XLA, for arrays;
+    by default Julia on the CPU where it is the engine.
     """
 
     rtol: float | None = None
@@ -82,6 +84,7 @@ def qp(
     *,
     solver: InteriorPoint | Clarabel | None = None,
     degenerate: Degenerate = "least_norm",
+    init: QPSolution | None = None,
     throw: bool = True,
 ) -> QPSolution:
     r"""Solves  min ½ xᵀP x + qᵀx  subject to  A x = b,  G x ≤ h,  lb ≤ x ≤ ub.
@@ -93,15 +96,19 @@ def qp(
     - `A`, `b`: `(p, n)`, `(p,)`; rows may depend on each other.
     - `G`, `h`: `(m, n)`, `(m,)`; an infinite h is no constraint.
     - `lb`, `ub`: `(n,)` or numbers; infinite: no bound; equal: a fixed unknown.
-    - `solver`: `pi.InteriorPoint(...)` for arrays, batched in Julia or in JAX;
-      `pi.Clarabel(...)` on the CPU, in double precision, for `SparseOperator`s (any of P,
-      A, G; P may be None).
+    - `solver`: `pi.InteriorPoint(...)`, batched in Julia or in JAX, or `pi.Clarabel(...)`
+      on the CPU, in double precision. By default the first, and Clarabel for
+      `SparseOperator`s (any of P, A, G; P may be None) where Julia is not the engine.
     - `degenerate`: what the derivative is where there is none in the usual sense:
       "least_norm": the pseudo-inverse of the linearised optimality conditions (for one
       weakly active bound on a unit Hessian: the mean of the one-sided derivatives);
       "one_sided": in forward mode the directional derivative, by a quadratic programme for
       the tangent; reverse mode is an error at a kink; "smoothed", or `pi.Smoothed(mu)`:
-      the derivative of the central path at slack times multiplier = mu.
+      the derivative of the central path at slack times multiplier = mu. (The last two
+      make dense matrices, of at most 2000 unknowns and rows.)
+    - `init`: the solution of a programme like this one. If few rows become active or cease
+      to be, steps on the active set alone lead to the new solution; else it costs little
+      and changes nothing. Not differentiated; Clarabel makes no use of it.
     - `throw`: raise on failure. False: `status` says what happened, derivatives are NaN.
 
     A batch by `jax.vmap` is one batched solve, in which each programme stops by itself.
@@ -125,33 +132,67 @@ def qp(
         *Solution point differentiability without strict complementarity* (1984).
         doi:10.1007/BFb0121215 (one-sided derivatives)
     """
-    sparse = any(isinstance(M, SparseOperator) for M in (P, A, G))
-    if solver is None:
-        solver = Clarabel() if sparse else InteriorPoint()
-    _check_solver(solver, sparse)
     how = policy("qp", degenerate)
-    if isinstance(solver, Clarabel) and how != "least_norm":
-        raise ValueError(
-            "`qp(degenerate=...)` must be 'least_norm' for sparse programmes.\n"
-            f"Got {degenerate!r}.\nPass dense arrays for the others."
-        )
     given = prepare("qp", P, q, A, b, G, h, lb, ub)
-    linear: Any = given[1]
-    return _qp(given, _placed(solver, linear.dtype), how, throw)
+    solver = _placed(solver, given)
+    start = None if init is None else _start(init, given)
+    # Two programs: the first has no derivative, so that eager transforms share it.
+    fixed, start = stop_gradient((given, start))
+    found = _optimum(fixed, start, solver, throw)
+    return _answer(given, found, how, throw)
 
 
-def _placed(solver, dtype):
+def _placed(solver, given):
     """The solver with its backend chosen; not later: the choice is a key of compilation."""
-    if not isinstance(solver, InteriorPoint) or solver.backend is not None:
+    linear: Any = given[1]
+    sparse, julia = _is_sparse(given), in_julia(linear.dtype)
+    if sparse:
+        julia = julia and linear.dtype == jnp.float64
+    if solver is None:
+        solver = Clarabel() if sparse and not julia else InteriorPoint()
+    if isinstance(solver, Clarabel):
         return solver
-    backend = "julia" if in_julia(dtype) else "jax"
+    if not isinstance(solver, InteriorPoint):
+        raise TypeError(
+            "`qp(solver=...)` must be pi.InteriorPoint(...) or pi.Clarabel(...).\n"
+            f"Got {solver!r}.\nLeave it out for a choice by how P, A and G are stored."
+        )
+    backend = solver.backend or ("julia" if julia else "jax")
+    if sparse and backend == "jax":
+        raise TypeError(
+            "`qp(solver=InteriorPoint())` takes arrays, or SparseOperators in Julia.\n"
+            "Got a SparseOperator, and no Julia for it.\n"
+            "Use pi.Clarabel(), or convert by operator.as_matrix()."
+        )
+    if backend == "julia" and not julia:
+        raise ValueError(
+            "`InteriorPoint(backend='julia')` needs the engine 'julia' and the CPU.\n"
+            f"Got the engine {engine.current()!r}, arrays of {linear.dtype}.\n"
+            "Run `pyimplicit doctor`, or leave the backend out."
+        )
     return InteriorPoint(solver.rtol, solver.max_steps, backend)
 
 
-def _qp(given, solver, how, throw) -> QPSolution:
-    # Two programs: the first has no derivative, so that eager transforms share it.
-    found = _optimum(stop_gradient(given), solver, throw)
-    return _answer(given, found, solver, how, throw)
+def _is_sparse(given) -> bool:
+    return any(isinstance(M, SparseOperator) for M in given)
+
+
+def _start(init: QPSolution, given):
+    """(x, y, z) of a neighbour's solution, in the stacked form."""
+    _, q, _, b, _, h, lb, ub = given
+    for name, size in (("x", q), ("y", b), ("z", h)):
+        if not isinstance(init, QPSolution) or getattr(init, name).shape != size.shape:
+            raise ValueError(
+                "`qp(init=...)` must be the solution of a programme of the same shape.\n"
+                f"Got {getattr(init, name, init)!r} for {name}, where {size.shape} is "
+                "needed.\nLeave it out for a cold start."
+            )
+    pinned = lb == ub if lb is not None and ub is not None else jnp.zeros(q.shape, bool)
+    force = jnp.where(pinned, init.z_ub - init.z_lb, init.z_ub)
+    parts = [] if lb is None else [jnp.where(pinned, 0.0, init.z_lb)]
+    parts += [] if ub is None else [force]
+    z = jnp.concatenate([init.z, *parts])
+    return tuple(v.astype(q.dtype) for v in (init.x, init.y, z))
 
 
 class Optimum(NamedTuple):
@@ -164,12 +205,14 @@ class Optimum(NamedTuple):
 
 
 @eqx.filter_jit
-def _optimum(given, solver, throw) -> Optimum:
-    problem = _programme(given, solver)
+def _optimum(given, start, solver, throw) -> Optimum:
+    problem = _programme(given)
     if isinstance(solver, Clarabel):
         point, status, steps, best = sparse_optimum(problem, solver)
     else:
-        point, status, steps, best = _dense_optimum(problem, solver)
+        point, status, steps, best = _interior(problem, solver, start)
+    if isinstance(problem.P, SparseOperator):
+        status = judged(problem, status, best)
     status = _screened(problem, status)
     z, sets = _split_pinned(problem, best.z, best.sets)
     best = best._replace(z=z, sets=sets)
@@ -179,17 +222,19 @@ def _optimum(given, solver, throw) -> Optimum:
     return Optimum(point, status, steps, best)
 
 
-def _programme(given, solver) -> QP:
-    return sparse_programme(given) if isinstance(solver, Clarabel) else programme(*given)
+def _programme(given) -> QP:
+    return sparse_programme(given) if _is_sparse(given) else programme(*given)
 
 
-def _dense_optimum(problem: QP, solver: InteriorPoint):
+def _interior(problem: QP, solver: InteriorPoint, start):
     rtol = float(jnp.finfo(problem.q.dtype).eps) ** 0.55
     rtol = rtol if solver.rtol is None else solver.rtol
     if solver.backend == "julia":
-        return julia_optimum(problem, rtol, solver.max_steps)
+        return julia_optimum(problem, rtol, solver.max_steps, start)
+    warm = None if start is None else _from_start(problem, start)
     hat, scale = scaled(problem)
-    it = interior_point(hat, rtol, solver.max_steps)
+    skip = False if warm is None else warm.polished
+    it = interior_point(hat, rtol, solver.max_steps, skip=skip)
     P = problem.P
     shift = indefinite_below(P.dtype) * jnp.max(jnp.abs(P), initial=0.0)
     shift = shift + jnp.finfo(P.dtype).tiny ** 0.5
@@ -198,14 +243,24 @@ def _dense_optimum(problem: QP, solver: InteriorPoint):
     status = jnp.where(definite, it.status, jnp.int32(Status.not_positive_definite))
     point = scale.unscale(it.x, it.y, it.z)
     best = polish(problem, *point, it.z > it.s, status == Status.converged)
+    if warm is not None:
+        best = jax.tree.map(lambda a, b: jnp.where(skip, a, b), warm, best)
     return point, status, it.steps, best
 
 
+def _from_start(problem: QP, start) -> Polished:
+    """Active set steps alone, from the rows that have a multiplier at a neighbour."""
+    x, y, z = start
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(v)) for v in start]))
+    return polish(problem, x, y, z, z > 0, finite)
+
+
 @eqx.filter_jit
-def _answer(given, found: Optimum, solver, how, throw) -> QPSolution:
-    problem, best = _programme(given, solver), found.best
+def _answer(given, found: Optimum, how, throw) -> QPSolution:
+    problem, best = _programme(given), found.best
     there: Any = found.status == Status.converged
-    x, y, z = differentiable(how, problem, found.point, best.sets, best.L, there, throw)
+    small = _as_small(problem) if how != "least_norm" else problem
+    x, y, z = differentiable(how, small, found.point, best.sets, best.L, there, throw)
     value = x @ product(problem.P, x) / 2 + problem.q @ x
     value = borrow(_value(value, found.status), value, there)
     z_G, z_lb, z_ub = problem.C.split(z)
@@ -236,17 +291,14 @@ def _screened(problem: QP, status):
     return jnp.where(finite, status, jnp.int32(Status.nonfinite))
 
 
-def _check_solver(solver, sparse: bool) -> None:
-    if not isinstance(solver, InteriorPoint | Clarabel):
-        raise TypeError(
-            "`qp(solver=...)` must be pi.InteriorPoint(...) or pi.Clarabel(...).\n"
-            f"Got {solver!r}.\nLeave it out for a choice by how P, A and G are stored."
+def _as_small(problem: QP) -> QP:
+    """With dense matrices, for the derivatives that need them."""
+    if isinstance(problem.P, SparseOperator) and sum(problem.sizes) > PSEUDO:
+        raise ValueError(
+            "`qp(degenerate=...)` must be 'least_norm' for sparse programmes of more than "
+            f"{PSEUDO} unknowns and rows.\nGot {sum(problem.sizes)}.\nLeave it out."
         )
-    if sparse and isinstance(solver, InteriorPoint):
-        raise TypeError(
-            "`qp(solver=InteriorPoint())` takes arrays.\nGot a SparseOperator.\n"
-            "Use pi.Clarabel(), or convert by operator.as_matrix()."
-        )
+    return dense(problem)
 
 
 def _rays(point, answer, status):

@@ -49,22 +49,30 @@ def regularisation(dtype) -> float:
     return float(jnp.finfo(dtype).eps) ** 0.5
 
 
-def interior_point(qp: QP, tol, max_steps: int, target: Any = 0.0) -> Iterate:
+def interior_point(
+    qp: QP, tol, max_steps: int, target: Any = 0.0, skip: Any = False
+) -> Iterate:
     """The solution of a scaled programme to about `tol`, its multipliers and slacks; or the
-    point of its central path where s z = `target`.
+    point of its central path where s z = `target`. With `skip` (a boolean) no step.
 
     `status`: converged, infeasible ((y, z) is then a ray that proves it), unbounded (x is
     one), nonfinite or max_steps_reached.
     """
     how = jnp.asarray(tol, qp.q.dtype), jnp.asarray(target, qp.q.dtype)
     it = until_done(_step, lambda it: it.status == RUNNING, max_steps)(
-        (qp, *how), _start(qp, *how)
+        (qp, *how), _skipped(_start(qp, *how), skip)
     )
     ran_out = it.status == RUNNING
     return it._replace(status=jnp.where(ran_out, Status.max_steps_reached, it.status))
 
 
 RUNNING = jnp.int32(-1).item()
+
+
+def _skipped(it: Iterate, skip) -> Iterate:
+    if skip is False:
+        return it
+    return it._replace(status=jnp.where(skip, jnp.int32(Status.converged), it.status))
 
 
 def _start(qp: QP, tol, target) -> Iterate:

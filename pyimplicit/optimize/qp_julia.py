@@ -1,16 +1,24 @@
-"""The dense interior point method in Julia, over threads, called by XLA.
+"""The interior point method in Julia, over threads, called by XLA.
 
 The algorithm is that of `qp_interior.py` and `qp_polish.py`: a batch is one call, in which
-each programme is solved in the workspace of a thread (see `julia/src/qp.jl`).
+each programme is solved in the workspace of a thread (see `julia/src/qp.jl`). Of sparse
+programmes the optimality conditions are factorised as a whole (`julia/src/qp_system.jl`).
 """
+
+import functools
+import hashlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import engine
 from ..engine.call import call
+from ..engine.julia.start import julia
+from ..linear.operator import SparseOperator
 from .qp_data import QP
-from .qp_kkt import Sets
+from .qp_kkt import KKT, Sets, condense
 from .qp_polish import Polished
 
 
@@ -20,31 +28,67 @@ def in_julia(dtype) -> bool:
     return wide and engine.current() == "julia" and jax.default_backend() == "cpu"
 
 
-def julia_optimum(problem: QP, rtol: float, max_steps: int):
-    """`(point, status, steps, polished)`, like the solve in JAX."""
+def julia_optimum(problem: QP, rtol: float, max_steps: int, start):
+    """`(point, status, steps, polished)`, like the solve in JAX. `start`: a neighbour's
+    solution, (x, y, z), or None."""
     (n, p, M), dtype = problem.sizes, problem.q.dtype
+    sparse = isinstance(problem.P, SparseOperator)
     number = lambda *shape: jax.ShapeDtypeStruct(shape, dtype)
     flag = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.bool_)
     count = jax.ShapeDtypeStruct((), jnp.int32)
-    x, y, z, active, weak, L, status, steps, polished, error = call(
-        engine.target("quadratic_programme", dtype),
-        problem.P,
-        problem.q,
-        problem.A,
-        problem.b,
-        problem.C.G,
-        problem.d,
-        problem.live,
-        problem.fixed,
-        jnp.asarray(rtol, dtype),
+    point = number(n), number(p), number(M)
+    zero = tuple(jnp.zeros(a.shape, dtype) for a in point)
+    matrices = problem.P, problem.A, problem.C.G
+    attributes: dict[str, Any]
+    if sparse:
+        key = _known(*(_places(M) for M in matrices), problem.C.lower, problem.C.upper)
+        op, attributes = "sparse_programme", {"key": key}
+        matrices = tuple(map(_numbers, matrices))
+    else:
+        op = "quadratic_programme"
+        attributes = {"lower": int(problem.C.lower), "upper": int(problem.C.upper)}
+    out = call(
+        engine.target(op, dtype),
+        *(matrices[0], problem.q, matrices[1], problem.b, matrices[2], problem.d),
+        *(problem.live, problem.fixed, jnp.asarray(rtol, dtype)),
+        *(zero if start is None else start),
         out=[
-            *(number(n), number(p), number(M)),
-            *(flag(M), flag(M), number(n, n)),
+            *(*point, flag(M), flag(M)),
+            *([] if sparse else [number(n, n)]),
             *(count, count, flag(), number()),
         ],
-        lower=int(problem.C.lower),
-        upper=int(problem.C.upper),
+        **attributes,
         max_steps=max_steps,
+        warm=int(start is not None),
     )
-    best = Polished(x, y, z, Sets(active, weak), L, polished, error)
-    return (x, y, z), status, steps, best
+    x, y, z, active, weak, *L, status, steps, polished, error = out
+    sets = Sets(active, weak)
+    L = condense(KKT.of(problem, sets)) if sparse else L[0]
+    return (x, y, z), status, steps, Polished(x, y, z, sets, L, polished, error)
+
+
+def _places(M):
+    """The pattern of a matrix; of one without rows, its shape."""
+    return M.pattern if isinstance(M, SparseOperator) else M.shape
+
+
+def _numbers(M):
+    return (
+        M.pattern.symmetrise(M.values) if isinstance(M, SparseOperator) else M.reshape(-1)
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _known(P, A, G, lower: bool, upper: bool) -> int:
+    """The key under which Julia knows these patterns, analysed."""
+    none = np.zeros(0, np.int64)
+    rows = lambda M: (none, none) if isinstance(M, tuple) else (M.rows, M.cols)
+    shape = lambda M: M if isinstance(M, tuple) else M.shape
+    digest = hashlib.sha256(repr((shape(P), shape(A), shape(G), lower, upper)).encode())
+    for M in (P, A, G):
+        for i in rows(M):
+            digest.update(np.ascontiguousarray(i, np.int64).tobytes() + b"|")
+    key = int.from_bytes(digest.digest()[:8], "little") >> 1
+    sizes = shape(P)[0], shape(A)[0], shape(G)[0]
+    julia().register_programme(key, *sizes, rows(P), rows(A), rows(G), lower, upper)
+    return key

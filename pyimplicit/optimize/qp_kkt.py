@@ -123,7 +123,10 @@ for _predicate in (
 
 def scales(K: KKT):
     """ρ and δ: small against P and against the constraints."""
-    reg = float(jnp.finfo(K.diag.dtype).eps) ** 0.55
+    eps = float(jnp.finfo(K.diag.dtype).eps)
+    reg = eps**0.55
+    if isinstance(K.P, SparseOperator):  # a sparse LU calls pivots of 10 n eps singular
+        reg = max(reg, 200 * K.in_size() * eps)
     p, g = largest(K.P), jnp.maximum(largest(K.A), largest(K.C.G))
     g = jnp.maximum(g, 1.0) if K.C.lower or K.C.upper else g
     g = jnp.where(g > 0, g, 1.0)

@@ -1,4 +1,4 @@
-"""Sparse quadratic programmes: Clarabel for the optimum, sparse LU for the rest."""
+"""Sparse quadratic programmes: Clarabel for the optimum, and what Julia shares."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from .cones import Nonnegative, Zero
 from .qp_assemble import symmetric_part
 from .qp_check import indefinite_below
 from .qp_data import QP, programme
-from .qp_polish import polish
+from .qp_polish import Polished, polish
 
 
 def as_sparse(M: Any, shape: tuple[int, int], dtype):
@@ -44,7 +44,7 @@ def sparse_programme(given) -> QP:
 
 
 def sparse_optimum(problem: QP, solver: Clarabel):
-    """`(point, status, steps, polished)`, like the dense solve's."""
+    """`(point, status, steps, polished)` by Clarabel, like the dense solve's."""
     n, p, _ = problem.sizes
     structure, values = _structure(problem, solver)
     b = jnp.concatenate([problem.b, problem.d])
@@ -55,13 +55,17 @@ def sparse_optimum(problem: QP, solver: Clarabel):
         pinned = problem.fixed[m + n :]
         z = z.at[m + n :].add(jnp.where(pinned, -z[m : m + n], 0.0))
     z = jnp.where(problem.live | problem.fixed, z, 0.0)
-    status = jnp.where(
-        _definite(problem.P), status, jnp.int32(Status.not_positive_definite)
-    )
     point = x, y, z
     best = polish(problem, *point, z > s, status == Status.converged)
+    return point, status, steps, best
+
+
+def judged(problem: QP, status, best: Polished):
+    """The status, after a look at whether P is definite and the answer accurate."""
+    indefinite = jnp.int32(Status.not_positive_definite)
+    status = jnp.where(_definite(problem.P), status, indefinite)
     rough = (status == Status.converged) & ~(best.error <= 1e-5)
-    return point, jnp.where(rough, jnp.int32(Status.inaccurate), status), steps, best
+    return jnp.where(rough, jnp.int32(Status.inaccurate), status)
 
 
 def _structure(problem: QP, solver: Clarabel):
