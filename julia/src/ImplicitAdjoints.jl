@@ -27,6 +27,7 @@ include("cache.jl")
 include("factor.jl")
 include("linear.jl")
 include("march.jl")
+include("operators.jl")
 include("assembly.jl")
 include("callable.jl")
 include("rules.jl")
@@ -54,7 +55,8 @@ include("precompile.jl")
 
 export SparsePattern, sparse_solve, march, nentries, SolveError, Status, message
 export ImplicitRoot, ImplicitFixedPoint, Newton, Anderson, find, Solution
-export DiffusionAssembly, Pushforward, Pullback
+export Assembly, Transposed, Pushforward, Pullback
+export Diffusion, TensorDiffusion, Mass, Advection, Elasticity, Load
 export counters, clear!, limit_cache!
 
 end

@@ -1,79 +1,222 @@
-"""
-    DiffusionAssembly(points, cells, slot, nentries)
+# Where the numbers of each item (columns of `places`) are added up, and which items each
+# piece of the work looks at: those with a place in its range, in their order. Where two
+# pieces meet, both look, and nobody writes to another's places.
+struct Scatter
+    places::Matrix{Int32}
+    size::Int
+    pieces::Vector{Pair{UnitRange{Int32},Vector{Int32}}}
+end
 
-The map from cell coefficients to the entries of the P1 stiffness matrix,
-``κ ↦ v``, ``v_s = Σ_e κ_e ∫_e ∇φ_i ⋅ ∇φ_j`` over the element entries ``(e, i, j)`` that
-land in place ``s``. It is linear, and is called like a function: `assembly(κ)`.
+function Scatter(places::Matrix{Int32}, size::Integer)
+    n = min(workers(), cld(Base.size(places, 2), 4096))
+    bounds = round.(Int32, range(0, size; length = n + 1))
+    pieces = map(1:n) do p
+        mine = (bounds[p] + Int32(1)):bounds[p + 1]
+        mine => Int32[e for e in axes(places, 2) if any(in(mine), @view places[:, e])]
+    end
+    return Scatter(places, size, pieces)
+end
+
+"""
+    Assembly(operator, cells, slot, nentries, npoints; dim)
+
+The map from the points of a mesh and coefficients to the entries of a sparse matrix (or of
+a vector): sums over cells or facets with linear basis functions, called as a function
+`assembly(points, θ)` with `points` of size `dim × npoints` [m] and θ of size `m × ncells`;
+the [`Operator`](@ref) says what the `m` numbers of a cell are.
 
 # Arguments
-- `points`: `dim × npoints`. [m]
-- `cells`: `(dim + 1) × ncells`, point numbers from 1; intervals, triangles, tetrahedra.
-- `slot`: `(dim + 1) × (dim + 1) × ncells`, the place of each element entry, from 1.
+- `cells`: point numbers from 1, `(dim + 1) × ncells`; of facets `dim × ncells`.
+- `slot`: the place of each element entry, from 1, one column for each cell. Entries run
+  over trial functions first, components before nodes: `(j, i)` for a scalar matrix.
 - `nentries`: number of places.
 
 # Derivative
-``v̇ = S κ̇`` and ``κ̄ = Sᵀ v̄`` with the same map ``S``, gathered on both sides, so that
-threads never write to the same place and the sums have a fixed order.
+In θ it is linear. In the points, with the velocity gradient L = Σ Ẋ_i ⊗ G_i of a cell, its
+measure and gradients change by Ṫ = T tr L and Ġ_i = -Lᵀ G_i. Each place sums its cells in
+their order, whatever the number of threads.
 
 # Throws
 - `DimensionMismatch` if sizes do not fit; `ArgumentError` for a flat cell, or a number
   that is out of range.
 """
-struct DiffusionAssembly
-    byentry::SparseMatrixCSC{Float64,Int}  # ncells × nentries: column s makes v_s
-    bycell::SparseMatrixCSC{Float64,Int}   # nentries × ncells: column e makes κ̄_e
+struct Assembly{O<:Operator,d,k}
+    operator::O
+    cells::Matrix{Int32}
+    entries::Scatter
+    nodes::Scatter
 end
 
-function DiffusionAssembly(points, cells, slot, nentries::Integer)
-    dim, k = size(points, 1), size(cells, 1)
-    k == dim + 1 || throw(DimensionMismatch(
-        "cells in $dim dimensions must have $(dim + 1) corners. Got $k."))
-    size(slot) == (k, k, size(cells, 2)) || throw(DimensionMismatch(
-        "`slot` must have size $((k, k, size(cells, 2))). Got $(size(slot))."))
-    all(in(1:size(points, 2)), cells) || throw(ArgumentError(
-        "`cells` must lie in 1:$(size(points, 2)). Got $(extrema(cells))."))
+function Assembly(operator::Operator, cells, slot, nentries::Integer, npoints::Integer;
+    dim = size(cells, 1) - 1)
+    k = size(cells, 1)
+    dim in 1:3 && k in (dim, dim + 1) || throw(DimensionMismatch(
+        "cells in $dim dimensions must have $(dim + 1) corners, facets $dim. Got $k."))
+    k > dim || !needs_gradients(operator) || throw(ArgumentError(
+        "$(name(operator)) must be assembled over cells, whose gradients it needs. " *
+        "Got facets, with $k corners."))
+    all(in(1:npoints), cells) || throw(ArgumentError(
+        "`cells` must lie in 1:$npoints. Got $(extrema(cells))."))
     all(in(1:nentries), slot) || throw(ArgumentError(
         "`slot` must lie in 1:$nentries. Got $(extrema(slot))."))
-    ncells = size(cells, 2)
-    weight = Array{Float64}(undef, k, k, ncells)
-    foreach_threaded(cld(ncells, 4096)) do chunk
-        for e in (4096 * (chunk - 1) + 1):min(4096 * chunk, ncells)
-            stiffness!(@view(weight[:, :, e]), points, @view(cells[:, e]), e)
+    (test, trial), n = map(unval, components(operator, Val(dim))), size(cells, 2)
+    entries = k * test * unval(ntrials(operator, Val(k))) * trial
+    length(slot) == entries * n || throw(DimensionMismatch(
+        "`slot` must have $entries rows for each of $n cells. Got size $(size(slot))."))
+    cells = Matrix{Int32}(cells)
+    slot = reshape(Array{Int32}(slot), entries, n)
+    return Assembly{typeof(operator),dim,k}(
+        operator, cells, Scatter(slot, nentries), Scatter(cells, npoints))
+end
+
+unval(::Val{n}) where {n} = n
+
+"""
+    Transposed(assembly)
+
+The transpose of an [`Assembly`](@ref) in its coefficients: `(points, v̄) -> θ̄`.
+"""
+struct Transposed{A<:Assembly}
+    f::A
+end
+Transposed(f, _) = Transposed(f)
+
+# --- the three loops ------------------------------------------------------------------
+#
+# All are derivatives of s(X, θ, v) = ⟨v, A(X, θ)⟩: ∂s/∂v = A(X, θ), ∂s/∂θ = Aᵀ(X, v), and
+# ∂s/∂X, which is `points_pullback`. Arguments may be dual numbers.
+
+function (A::Assembly{O,d,k})(X::AbstractMatrix, θ::AbstractMatrix) where {O,d,k}
+    check(A, X, θ)
+    test, trial = components(A.operator, Val(d))
+    return scatter(A.entries, Val(1), number_type(X, θ)) do e
+        T, G = cell_geometry(A, X, e)
+        B = blocks(A.operator, coefficients(A, θ, e), G)
+        scaled(T, entries_of(B, ntrials(A.operator, Val(k)), test, trial))
+    end |> vec
+end
+
+function (A::Transposed{<:Assembly{O,d,k}})(X::AbstractMatrix, v::AbstractVector) where
+    {O,d,k}
+    A = A.f
+    check(A, X, v)
+    m = unval(ncoefficients(A.operator, Val(d)))
+    θ̄ = Matrix{number_type(X, v)}(undef, m, ncells(A))
+    foreach_chunk(ncells(A)) do e
+        T, G = cell_geometry(A, X, e)
+        store_column!(θ̄, e, scaled(T, pull_coefficients(A.operator, G, weights(A, v, e))))
+    end
+    return θ̄
+end
+
+# With s = T Σ W:B, linear in θ: ∂s/∂T T = θ⋅θ̄, and by Ṫ = T tr L, Ġ_i = -Lᵀ G_i,
+#
+#     L̄ = (θ⋅θ̄) I - Σ G_i ⊗ Ḡ_i,   X̄_i = L̄ G_i.
+function points_pullback(A::Assembly{O,d,k}, X, θ, v) where {O,d,k}
+    check(A, X, θ)
+    check(A, X, v)
+    return scatter(A.nodes, Val(d), number_type(X, θ, v)) do e
+        T, G = cell_geometry(A, X, e)
+        W, θe = weights(A, v, e), coefficients(A, θ, e)
+        s = T * inner(θe, pull_coefficients(A.operator, G, W))
+        Ḡ = ntuple(i -> gradient_pullback(A.operator, θe, G, W, i), Val(k))
+        L̄ = with_diagonal(
+            total(i -> scaled.(-T, outer(G[i], Ḡ[i])), Val(k)), s)
+        flat(map(g -> times(L̄, g), G))
+    end
+end
+
+number_type(arrays...) = promote_type(Float64, map(eltype, arrays)...)
+ncells(A::Assembly) = size(A.cells, 2)
+
+function blocks(op::Operator, θ, G::NTuple{k,Any}) where {k}
+    n = ntrials(op, Val(k))
+    return ntuple(i -> ntuple(j -> block(op, θ, G, i, j), n), Val(k))
+end
+
+# The entries of blocks B[i][j][a][b], in the order of `slot`.
+@inline function entries_of(B::NTuple{k,Any}, ::Val{n}, ::Val{c}, ::Val{t}) where {k,n,c,t}
+    return ntuple(Val(k * c * n * t)) do m
+        Base.@_inline_meta
+        row, column = divrem(m - 1, n * t)
+        i, a = divrem(row, c)
+        j, b = divrem(column, t)
+        B[i + 1][j + 1][a + 1][b + 1]
+    end
+end
+
+# The numbers of `v` at the places of a cell, as blocks.
+@inline function weights(A::Assembly{O,d,k}, v, e) where {O,d,k}
+    test, trial = map(unval, components(A.operator, Val(d)))
+    places, n = A.entries.places, unval(ntrials(A.operator, Val(k)))
+    return ntuple(Val(k)) do i
+        ntuple(Val(n)) do j
+            ntuple(Val(test)) do a
+                ntuple(Val(trial)) do b
+                    row, column = (i - 1) * test + a - 1, (j - 1) * trial + b
+                    @inbounds v[places[row * n * trial + column, e]]
+                end
+            end
         end
     end
-    cell = repeat(1:ncells; inner = k * k)
-    bycell = sparse(vec(slot), cell, vec(weight), nentries, ncells)
-    return DiffusionAssembly(sparse(transpose(bycell)), bycell)
 end
 
-# ∫_e ∇φ_i ⋅ ∇φ_j on one simplex: gradients are the rows of the inverse edge matrix.
-function stiffness!(K, points, cell, e)
-    dim = size(points, 1)
-    J = [points[d, cell[i + 1]] - points[d, cell[1]] for d in 1:dim, i in 1:dim]
-    volume = abs(det(J)) / factorial(dim)
-    volume > 0 || throw(ArgumentError("cell $e has no volume."))
-    G = inv(J)
-    ∇φ = vcat(-sum(G; dims = 1), G)
-    mul!(K, ∇φ, transpose(∇φ), volume, 0)
-    return K
+function pull_coefficients(op::Operator, G::NTuple{k,Any}, W) where {k}
+    n = ntrials(op, Val(k))
+    return total(i -> total(j -> coefficient_pullback(op, G, W, i, j), n), Val(k))
 end
 
-(assembly::DiffusionAssembly)(κ::AbstractVector) = gather(assembly.byentry, κ)
+@inline coefficients(A::Assembly{O,d}, θ, e) where {O,d} =
+    ntuple(m -> (@inbounds θ[m, e]), ncoefficients(A.operator, Val(d)))
 
-# y = Mᵀ x, threaded over the columns of M.
-function gather(M::SparseMatrixCSC, x::AbstractVector)
-    length(x) == M.m ||
-        throw(DimensionMismatch("expected $(M.m) numbers, got $(length(x))."))
-    y = Vector{promote_type(Float64, eltype(x))}(undef, M.n)
-    chunk = 16384
-    foreach_threaded(cld(M.n, chunk)) do c
-        @inbounds for s in (chunk * (c - 1) + 1):min(chunk * c, M.n)
-            sum = zero(eltype(y))
-            for k in nzrange(M, s)
-                sum += nonzeros(M)[k] * x[rowvals(M)[k]]
+@inline function cell_geometry(A::Assembly{O,d,k}, X, e) where {O,d,k}
+    corners = ntuple(Val(k)) do i
+        node = @inbounds A.cells[i, e]
+        ntuple(a -> (@inbounds X[a, node]), Val(d))
+    end
+    T, G = geometry(corners)
+    T <= 0 && flat_cell(e)  # points may be NaN where they were refused
+    return T, G
+end
+
+@noinline flat_cell(e) = throw(ArgumentError("cell $e has no volume."))
+
+function check(A::Assembly{O,d}, X, a) where {O,d}
+    fits(x, dims, what) = size(x) == dims || throw(DimensionMismatch(
+        "$(name(A)) must get $what of size $dims. Got $(size(x))."))
+    fits(X, (d, A.nodes.size), "points")
+    a isa AbstractVector ? fits(a, (A.entries.size,), "entries") :
+    fits(a, (unval(ncoefficients(A.operator, Val(d))), ncells(A)), "coefficients")
+    return nothing
+end
+
+# y[:, p] = Σ of the `w` numbers that items have for the place p; `f(e)` has all of item e.
+function scatter(f::F, s::Scatter, ::Val{w}, ::Type{T}) where {F,w,T}
+    y = zeros(T, w, s.size)
+    foreach_threaded(length(s.pieces)) do piece
+        mine, items = s.pieces[piece]
+        @inbounds for e in items
+            E = f(e)
+            for i in 1:(length(E) ÷ w)
+                p = s.places[i, e]
+                p in mine || continue
+                for a in 1:w
+                    y[w * (p - 1) + a] += E[w * (i - 1) + a]
+                end
             end
-            y[s] = sum
         end
     end
     return y
+end
+
+function foreach_chunk(f::F, n, chunk = 8192) where {F}
+    foreach_threaded(cld(n, chunk)) do c
+        foreach(f, (chunk * (c - 1) + 1):min(chunk * c, n))
+    end
+end
+
+@inline function store_column!(M, e, column::NTuple{m,Any}) where {m}
+    for i in 1:m
+        @inbounds M[i, e] = column[i]
+    end
 end

@@ -54,7 +54,9 @@ marks(::Pullback{F,W}) where {F,W} = W
 name(f) = string(f)
 name(p::Pushforward) = "Pushforward(" * name(p.f) * ")"
 name(p::Pullback) = "Pullback(" * name(p.f) * ")"
-name(a::DiffusionAssembly) = "DiffusionAssembly"
+name(A::Assembly) = "Assembly(" * name(A.operator) * ")"
+name(A::Transposed) = "Transposed(" * name(A.f) * ")"
+name(op::Operator) = string(nameof(typeof(op)))
 
 function (p::Pushforward{F,W})(args::Vararg{Any,N}) where {F,W,N}
     x, tangents = divide(args, Val(length(W)))

@@ -250,9 +250,11 @@ end
 
 include_in_main(path) = (Base.include(Main, path); nothing)
 
-# The assembly of a mesh as Python has it: arrays with the cell first, numbers from zero.
-diffusion_assembly(points, cells, slot, nentries) = DiffusionAssembly(
-    permutedims(Matrix{Float64}(points)),
-    permutedims(Matrix{Int}(cells)) .+ 1,
-    permutedims(Array{Int,3}(slot), (2, 3, 1)) .+ 1,
-    nentries)
+# An assembly as Python has it: arrays with the cell first, numbers from zero.
+function make_assembly(operator, components, cells, slot, nentries, npoints, dim)
+    makes = getfield(@__MODULE__, Symbol(operator))
+    op = makes in (Mass, Load) ? makes(components) : makes()
+    slot = PermutedDimsArray(slot, ndims(slot):-1:1)
+    return Assembly(op, permutedims(cells) .+ Int32(1), slot .+ Int32(1),
+        nentries, npoints; dim)
+end

@@ -9,9 +9,10 @@
             march(pattern, entries, entries, [1.0], [1.0;;], [0.0;;], ones(2, 1, 1))
         end
         corners = [0.0 1.0 0.0 1.0; 0.0 0.0 1.0 1.0]
-        assembly = DiffusionAssembly(
-            corners, [1 2; 2 4; 3 3], reshape(collect(1:18), 3, 3, 2), 18)
-        assembly(ones(2))
+        assembly = Assembly(
+            Diffusion(), [1 2; 2 4; 3 3], reshape(collect(1:18), 3, 3, 2), 18, 4)
+        v, back = ChainRulesCore.rrule(assembly, corners, ones(1, 2))
+        map(unthunk, back(v))
         for layer in (ImplicitRoot((z, p) -> z .* z .- p),
             ImplicitFixedPoint((z, p) -> (z .+ p ./ z) ./ 2))
             layer([1.0, 1.0], [2.0, 3.0])

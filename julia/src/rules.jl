@@ -37,64 +37,96 @@ function ChainRulesCore.rrule(
     return x, sparse_solve_pullback
 end
 
-##### `DiffusionAssembly`
-# It is linear, and its kernel is threaded and fills its result. v = S κ, so v̇ = S κ̇ and
-# κ̄ = Sᵀ v̄ (S is real).
+##### `Assembly` and `Transposed`
+# Both are F(X, z), linear in z, whose transpose in z is the other; the derivative in the
+# points X of s = ⟨w, F(X, z)⟩ is one function for both. Forwards the loops run on dual
+# numbers. They are threaded and fill their results.
 
-function ChainRulesCore.frule((_, κ̇)::Tuple, assembly::DiffusionAssembly, κ)
-    κ̇ = unthunk(κ̇)
-    return assembly(κ), κ̇ isa AbstractZero ? ZeroTangent() : assembly(κ̇)
+const Linear = Union{Assembly,Transposed}
+
+flip(A::Assembly) = Transposed(A)
+flip(A::Transposed) = A.f
+points_pullback(A::Transposed, X, v, θ) = points_pullback(A.f, X, θ, v)
+
+# ∂F/∂X Ẋ + F(X, ż); zeros may be left out.
+pushed(F, X, z, ::AbstractZero, ż) = F(X, ż)
+pushed(F, X, z, Ẋ, ż) = map(tangent, F(lift(X, Ẋ), lift(z, ż)))
+
+function ChainRulesCore.frule((_, Ẋ, ż)::Tuple, F::Linear, X, z)
+    Ẋ, ż = unthunk(Ẋ), unthunk(ż)
+    Ẋ isa AbstractZero && ż isa AbstractZero && return F(X, z), ZeroTangent()
+    return F(X, z), pushed(F, X, z, Ẋ, ż)
 end
 
-function ChainRulesCore.rrule(assembly::DiffusionAssembly, κ)
-    project_κ = ProjectTo(κ)
-    function assembly_pullback(v̄)
-        v̄ = unthunk(v̄)
-        v̄ isa AbstractZero && return NoTangent(), ZeroTangent()
-        return NoTangent(), project_κ(gather(assembly.bycell, v̄))
+function ChainRulesCore.rrule(F::Linear, X, z)
+    project_X, project_z = ProjectTo(X), ProjectTo(z)
+    function assembly_pullback(w)
+        w = unthunk(w)
+        w isa AbstractZero && return NoTangent(), ZeroTangent(), ZeroTangent()
+        X̄ = @thunk project_X(points_pullback(F, X, z, w))
+        return NoTangent(), X̄, @thunk project_z(flip(F)(X, w))
     end
-    return assembly(κ), assembly_pullback
+    return F(X, z), assembly_pullback
 end
 
-##### `Pushforward` and `Pullback` of a `DiffusionAssembly`
-# (κ, κ̇) ↦ S κ̇ and (κ, v̄) ↦ (Sᵀ v̄,): they do not depend on κ and are linear in the rest,
-# so each is the other's adjoint. First the maps, without the primal that a rule computes.
+##### `Pushforward` and `Pullback` of these
+# First the maps, without the primal that a rule computes.
 
-const PushedAssembly = Pushforward{DiffusionAssembly}
-const PulledAssembly = Pullback{DiffusionAssembly}
+const PushedAssembly{W} = Pushforward{<:Linear,W}
+const PulledAssembly{W} = Pullback{<:Linear,W}
 
-(p::PushedAssembly)(κ, κ̇) = p.f(κ̇)
-(p::PulledAssembly)(κ, v̄) = (gather(p.f.bycell, v̄),)
+(p::PushedAssembly{W})(X, z, tangents...) where {W} =
+    pushed(p.f, X, z, spread(Val(W), tangents, ZeroTangent())...)
+(p::PulledAssembly{(true, true)})(X, z, w) =
+    points_pullback(p.f, X, z, w), flip(p.f)(X, w)
+(p::PulledAssembly{(true, false)})(X, z, w) = (points_pullback(p.f, X, z, w),)
+(p::PulledAssembly{(false, true)})(X, z, w) = (flip(p.f)(X, w),)
 
 function ChainRulesCore.frule(
-    (_, _, ẏ)::Tuple, p::Union{PushedAssembly,PulledAssembly}, κ, y)
-    ẏ = unthunk(ẏ)
-    ẏ isa AbstractZero && return p(κ, y), ZeroTangent()
-    return p(κ, y), as_tangent(p(κ, ẏ))
+    (_, ẋ...)::Tuple, p::Union{PushedAssembly,PulledAssembly}, x...)
+    ẋ = map(unthunk, ẋ)
+    y = p(x...)
+    all(t -> t isa AbstractZero, ẋ) && return y, ZeroTangent()
+    return y, tangents_of(p(map(lift, x, ẋ)...))
 end
 
 # The tangent of a tuple is a `Tangent`.
-as_tangent(y) = y
-as_tangent(y::Tuple) = Tangent{typeof(y)}(y...)
-
-function ChainRulesCore.rrule(p::PushedAssembly, κ, κ̇)
-    project_κ̇ = ProjectTo(κ̇)
-    function pushed_assembly_pullback(v̄)
-        v̄ = unthunk(v̄)
-        v̄ isa AbstractZero && return NoTangent(), ZeroTangent(), ZeroTangent()
-        return NoTangent(), ZeroTangent(), project_κ̇(gather(p.f.bycell, v̄))
-    end
-    return p(κ, κ̇), pushed_assembly_pullback
+tangents_of(y) = map(tangent, y)
+function tangents_of(y::Tuple)
+    ẏ = map(tangents_of, y)
+    return Tangent{typeof(ẏ)}(ẏ...)
 end
 
-function ChainRulesCore.rrule(p::PulledAssembly, κ, v̄)
-    project_v̄ = ProjectTo(v̄)
-    function pulled_assembly_pullback(z̄)
-        z̄ = unthunk(z̄)
-        z̄ isa AbstractZero && return NoTangent(), ZeroTangent(), ZeroTangent()
-        κ̄ = unthunk(only(Tuple(z̄)))  # of the one element of the result
-        κ̄ isa AbstractZero && return NoTangent(), ZeroTangent(), ZeroTangent()
-        return NoTangent(), ZeroTangent(), project_v̄(p.f(κ̄))
+# Both rules transpose t(X, z, Ẋ, ż, w) = ∂/∂ε ⟨w, F(X + εẊ, z + εż)⟩, whose derivatives in
+# Ẋ and ż are those of s, and in X, z, w the tangents of those.
+function second_pullback(F, X, z, Ẋ, ż, w)
+    Ẋ isa AbstractZero && ż isa AbstractZero && return ntuple(_ -> ZeroTangent(), 3)
+    Xd, zd = lift(X, Ẋ), lift(z, ż)
+    X̄ = @thunk map(tangent, points_pullback(F, Xd, zd, w))
+    z̄ = @thunk map(tangent, flip(F)(Xd, w))
+    return X̄, Ẋ isa AbstractZero ? ZeroTangent() : z̄, @thunk(map(tangent, F(Xd, zd)))
+end
+
+function ChainRulesCore.rrule(p::PushedAssembly{W}, X, z, tangents...) where {W}
+    function pushed_assembly_pullback(w)
+        w = unthunk(w)
+        w isa AbstractZero && return ntuple(_ -> ZeroTangent(), 3 + length(tangents))
+        X̄, z̄, _ = second_pullback(
+            p.f, X, z, spread(Val(W), tangents, ZeroTangent())..., w)
+        firsts = keep(Val(W),
+            (@thunk(points_pullback(p.f, X, z, w)), @thunk(flip(p.f)(X, w))))
+        return NoTangent(), X̄, z̄, firsts...
     end
-    return p(κ, v̄), pulled_assembly_pullback
+    return p(X, z, tangents...), pushed_assembly_pullback
+end
+
+function ChainRulesCore.rrule(p::PulledAssembly{W}, X, z, w) where {W}
+    function pulled_assembly_pullback(t)
+        t = unthunk(t)
+        t isa AbstractZero && return ntuple(_ -> ZeroTangent(), 4)
+        given = map(unthunk, Tuple(t))
+        Ẋ, ż = spread(Val(W), given, ZeroTangent())
+        return NoTangent(), second_pullback(p.f, X, z, Ẋ, ż, w)...
+    end
+    return p(X, z, w), pulled_assembly_pullback
 end

@@ -90,9 +90,10 @@ end
     @test occursin("`frule` for `Pullback(square)`", missing_rule(second, three))
     second = Pushforward(Pullback(no_rule, (true,)), (true, false))
     @test occursin("`rrule` for `no_rule`", missing_rule(second, three))
-    # Those of the assembly are there to any order
-    point = DiffusionAssembly([0.0 1.0], [1; 2;;], reshape(1:4, 2, 2, 1), 4)
-    twice = Pullback(Pushforward(point, (true,)), (true, true))
-    @test missing_rule(twice, three) == ""
-    @test twice([1.0], [2.0], ones(4)) == ([0.0], [0.0])
+    # Those of an assembly are there twice
+    line = Assembly(Diffusion(), [1; 2;;], 1:4, 4, 2)
+    twice = Pullback(Pushforward(line, (false, true)), (false, true, true))
+    arrays = [("float64", n) for n in (2, 2, 2, 1)]
+    @test missing_rule(twice, arrays) == ""
+    @test twice([0.0 1.0], [1.0;;], [2.0;;], ones(4)) == ([0.0;;], [0.0;;])
 end

@@ -15,9 +15,7 @@ end
 @test :sparse_solve in exported && :SparsePattern in exported
 
 @testset "docstrings of differentiable functions say what the derivative is" begin
-    for name in
-        (:sparse_solve, :march, :DiffusionAssembly, :ImplicitRoot, :ImplicitFixedPoint)
-
+    for name in (:sparse_solve, :march, :Assembly, :ImplicitRoot, :ImplicitFixedPoint)
         @test occursin("# Derivative", string(Base.Docs.doc(Base.Docs.Binding(IA, name))))
     end
 end

@@ -29,7 +29,13 @@ from .forms import (
     trace as trace,
 )
 from .io import write as write
-from .matrices import diffusion_values as diffusion_values, mass_values as mass_values
+from .matrices import (
+    advection_values as advection_values,
+    diffusion_values as diffusion_values,
+    elasticity_values as elasticity_values,
+    load_vector as load_vector,
+    mass_values as mass_values,
+)
 from .mesh import Mesh as Mesh
 from .mixed import MixedSpace as MixedSpace
 from .operators import integrate as integrate, point_evaluation as point_evaluation

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from . import matrices
+from . import loops, matrices
 from .coefficients import Coefficient, average, evaluate
 from .forms import dot, grad
 from .space import FunctionSpace
@@ -16,7 +16,8 @@ class Diffusion:
 
     `coefficient`: the name of κ > 0. [flux / gradient, e.g. W m⁻¹ K⁻¹] `source`: the
     name of f, if there is one. [flux / length] It is a form like any other, and for P1 is
-    also assembled from precomputed element matrices: the same numbers sooner.
+    also assembled by `pyimplicit.fem.loops`: the same numbers sooner. There the second
+    derivative in the points of a mesh is the last one that Julia has.
 
     *Derivative* in κ: κ̄_c = -∫_c ∇u·∇λ per cell, with A λ = ū.
     """
@@ -32,19 +33,20 @@ class Diffusion:
 
     def fits(self, V) -> bool:
         """Whether there is a fast path: gradients must be constant in each cell."""
-        return isinstance(V, FunctionSpace) and V.element.name == "P1" and V.domain().affine
+        return loops.fits(V)
 
     def assemble(
-        self, V: FunctionSpace, coefficients: dict[str, Coefficient]
+        self, V: FunctionSpace, coefficients: dict[str, Coefficient], points=None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Matrix entries on `V.pattern()`, and the residual at u = 0 (`None`: zero)."""
+        """Matrix entries on `V.pattern()`, and the residual at u = 0 (`None`: zero).
+        `points`: of the mesh, if they are moved."""
         self.check(V, coefficients)
         kappa = average(V, self.coefficient, coefficients[self.coefficient])
-        values = matrices.diffusion_values(V, kappa)
+        values = loops.assemble(V, "Diffusion", kappa[:, None], points=points)
         if self.source is None:
             return values, None
         source = evaluate(V, coefficients[self.source])
-        return values, -matrices.load_vector(V, source)
+        return values, -matrices.source_vector(V, source, points)
 
     def check(self, V, coefficients) -> None:
         """Refuses other coefficients than its own, and vectors."""

@@ -179,8 +179,8 @@ class Problem:
         given = self._values(parts, dtype)
         if hasattr(self.form, "check"):
             self.form.check(V, coefficients or {})
-        if self._is_fast(at):
-            values, residual = self.form.assemble(V, found[0])
+        if self._is_fast():
+            values, residual = self.form.assemble(V, found[0], at)
             system = values, 0.0 if residual is None else residual
         else:
             terms, linear = self._terms(found, dtype, at)
@@ -212,8 +212,8 @@ class Problem:
                 "`Problem.matrix` must have free unknowns.\nGot none.\n"
                 "Drop Dirichlet conditions."
             )
-        if self._is_fast(at):
-            return self._condensed.matrix(self.form.assemble(V, found[0])[0]), pattern
+        if self._is_fast():
+            return self._condensed.matrix(self.form.assemble(V, found[0], at)[0]), pattern
         terms, linear = self._terms(found, dtype, at)
         if not linear:
             raise ValueError(
@@ -251,11 +251,11 @@ class Problem:
             return Solution(sparse_solve(pattern, values, rhs), None, {})
         return sparse_solve(pattern, values, rhs, throw=False)
 
-    def _is_fast(self, points) -> bool:
+    def _is_fast(self) -> bool:
         form = self.form
         fits = hasattr(form, "assemble") and form.fits(self.V)
         plain = len(self.pieces) == 1 and not self._bounded
-        return fits and plain and points is None
+        return fits and plain
 
     def _interpret(self, coefficients: dict, parts: list, points, *others):
         """The coefficients of each piece, and the common precision of all that is given,

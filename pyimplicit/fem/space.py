@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import engine
 from ..linear import SparsePattern
 from ..linear.pattern import Structure
 from .domain import Domain, check_volume
@@ -100,6 +99,10 @@ class Space(abc.ABC):
 
     @functools.cached_property
     def _arrays(self) -> dict:
+        return {}
+
+    @functools.cached_property
+    def _loops(self) -> dict:
         return {}
 
     def array(self, name: str, domain: Domain | None = None) -> jax.Array:
@@ -253,14 +256,6 @@ class FunctionSpace(Space):
         exact = FunctionSpace(self.mesh, self.element.name, 1, 2 * self.element.order)
         V = self if self.degree >= exact.degree else exact
         return np.einsum("cq,qi,qj->cij", V.weights, V.basis, V.basis, optimize=True)
-
-    @functools.cached_property
-    def julia_diffusion(self):
-        """The assembly of ∫ κ ∇u·∇v in Julia: a JAX function of one κ per cell."""
-        rows, _, slot = self.sparsity
-        return engine.julia.diffusion_assembly(
-            self.mesh.points, self.cells, slot, rows.size
-        )
 
     def split(self, u) -> tuple:
         """The fields of a vector of all unknowns, `(size, ...)`, in their shapes."""

@@ -1,22 +1,51 @@
-"""Assembly in Julia: threaded gathers with rules by hand (`julia/src/assembly.jl`)."""
+"""Assembly in Julia: threaded loops with rules by hand (`julia/src/assembly.jl`)."""
 
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from .function import function
 from .start import julia
 
 
-def diffusion_assembly(points, cells, slot, nnz: int) -> Callable:
-    """The map from one coefficient per cell to the entries of the P1 stiffness matrix.
+def assembly(
+    operator: str,
+    components: int,
+    nodes: np.ndarray,
+    places: np.ndarray,
+    size: int,
+    mesh_points: tuple[int, int],
+) -> Callable:
+    """The map from points and coefficients to the entries of an operator.
 
-    `points` `(n_points, dim)`, `cells` `(n_cells, dim + 1)`, `slot` `(n_cells, dim + 1,
-    dim + 1)`: the place, below `nnz`, of each entry of each element matrix.
+    `operator`: its name in Julia. `nodes`: `(n, k)`, of each cell or facet. `places`:
+    `(n, rows, columns)` or `(n, rows)`, where each entry goes among `size`. `mesh_points`:
+    `(n_points, dim)`.
 
-    **Returns** a JAX function from `(n_cells,)` to `(nnz,)`.
+    **Returns** a JAX function from `(n_points, dim)` and `(n, m)` to `(size,)`.
 
-    **Derivative**: linear; see `DiffusionAssembly` in Julia.
+    **Derivative**: of any order in the coefficients, in which it is linear; up to the
+    second in the points. See `Assembly` in Julia.
     """
-    assembly = julia().diffusion_assembly(points, cells, slot, nnz)
-    return function(assembly, lambda kappa: jax.ShapeDtypeStruct((nnz,), kappa.dtype))
+    n_points, dim = mesh_points
+    loop = julia().make_assembly(
+        operator,
+        components,
+        nodes.astype(np.int32),
+        places.astype(np.int32),
+        size,
+        n_points,
+        dim,
+    )
+    out = lambda points, theta: jax.ShapeDtypeStruct((size,), theta.dtype)
+    run = function(loop, out, linear=1)
+
+    # Julia's first index is fastest: transposed, the arrays keep their place in memory.
+    def apply(points, theta):
+        if jnp.iscomplexobj(theta):
+            return jax.lax.complex(apply(points, theta.real), apply(points, theta.imag))
+        return run(points.T, theta.T)
+
+    return apply

@@ -8,6 +8,8 @@ last arguments: so one primitive with three rules gives both modes and every ord
     Pushforward(g)(x, ẋ)      transposed in ẋ      Pullback(g)(x, ȳ)
     Pullback(g)(x, ȳ)         transposed in ȳ      Pushforward(g)(x, ẋ)
 
+A callable that is linear in its last arguments itself has its transpose in `Transposed`.
+
 The tangent of a linear one is itself in its linear arguments, plus `Pushforward` of it in
 the others; that asks ChainRules for a rule of the rule, and says so where there is none.
 """
@@ -33,7 +35,9 @@ from .start import julia
 Shapes = jax.ShapeDtypeStruct | tuple[jax.ShapeDtypeStruct, ...]
 
 
-def function(f: str | Any, out: Shapes | Callable[..., Shapes]) -> Callable:
+def function(
+    f: str | Any, out: Shapes | Callable[..., Shapes], *, linear: int = 0
+) -> Callable:
     """A Julia function of arrays as a JAX function.
 
     `f`: its name ("Module.name"; `pi.julia.include(path)` loads your own file), or a
@@ -43,6 +47,9 @@ def function(f: str | Any, out: Shapes | Callable[..., Shapes]) -> Callable:
 
     An equation needs no solver: `ImplicitRoot(F)` or `ImplicitFixedPoint(f)` of the Julia
     package is such a callable, (z0, θ...) -> z, with its rules (`out=lambda z0, *p: z0`).
+
+    `linear`: in how many of its last arguments `f` is known to be linear; its transpose in
+    these is `ImplicitAdjoints.Transposed(f)`, and no rule is asked for them.
 
     **Returns** a function of arrays. Julia sees plain `Array`s with the same indices
     (column-major; XLA lays them out so), numbers where an argument has rank 0, and
@@ -78,7 +85,7 @@ def function(f: str | Any, out: Shapes | Callable[..., Shapes]) -> Callable:
                 for s in (shapes if several else (shapes,))
             ),
             nbatch=0,
-            nlinear=0,
+            nlinear=linear,
         )
         return tuple(results) if several else results[0]
 
@@ -124,8 +131,14 @@ class _Op:
     def then(self, kind: str, which) -> "_Op":
         return _Op(self.f, (*self.chain, (kind, tuple(map(bool, which)))))
 
-    def inner(self) -> "_Op":
-        return _Op(self.f, self.chain[:-1])
+    def transposed(self) -> "_Op":
+        """Its transpose in the arguments in which it is linear."""
+        kind, which = self.chain[-1] if self.chain else ("", ())
+        inner = _Op(self.f, self.chain[:-1])
+        if kind == "Transposed":
+            return inner
+        other = {"Pushforward": "Pullback", "Pullback": "Pushforward"}
+        return inner.then(other[kind], which) if kind else self.then("Transposed", ())
 
     @functools.cached_property
     def callable(self):
@@ -185,16 +198,15 @@ ad.primitive_jvps[function_p] = _jvp
 def _transpose(cts, *args, op, out, nbatch, nlinear):
     n = len(args) - nlinear
     fixed = args[:n]
-    if not op.chain or any(ad.is_undefined_primal(a) for a in fixed):
+    if any(ad.is_undefined_primal(a) for a in fixed):
         raise NotImplementedError(
             f"`{op}` is not linear in its arguments, so it cannot be transposed."
         )
-    kind, which = op.chain[-1]
     cts = [
         jnp.zeros(shape, dtype) if type(ct) is ad.Zero else ct
         for ct, (shape, dtype) in zip(cts, _batched(out, fixed, nbatch), strict=True)
     ]
-    back = op.inner().then("Pullback" if kind == "Pushforward" else "Pushforward", which)
+    back = op.transposed()
     core = lambda a: (a.aval.shape[nbatch:], np.dtype(a.aval.dtype))
     results = function_p.bind(
         *fixed,
