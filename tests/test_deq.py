@@ -1,43 +1,17 @@
 """Equilibrium models against closed forms: linear, scalar and monotone cells."""
 
-import functools
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import pyimplicit as pi
+from pyimplicit.sweep import forth
 
+from .deq_cells import KEY, W1, K, Linear, N, U, X, close, mlp, resolvent
 from .layers import broken
-
-
-RNG = np.random.default_rng(3)
-N, K = 5, 3
-_W = RNG.normal(size=(N, N))
-W1: Any = jnp.array(_W / np.abs(np.linalg.eigvals(_W)).max())  # ρ = 1, not symmetric
-U = jnp.array(RNG.normal(size=(N, K)))
-X = jnp.array([0.3, -2.0, 5.0])
-KEY = jax.random.key(0)
-close = functools.partial(np.testing.assert_allclose, rtol=1e-7, atol=1e-9)
-
-
-class Linear(eqx.Module):
-    """z ↦ W z + U x, with z* = (I - W)⁻¹ U x."""
-
-    W: jax.Array
-
-    def state(self, x):
-        return jnp.zeros(N)
-
-    def __call__(self, z, x):
-        return self.W @ z + U @ x
-
-
-def resolvent(W, x=X):
-    return jnp.linalg.solve(jnp.eye(N) - W, U @ x)
 
 
 def linear(scale, x=X, **options):
@@ -58,6 +32,17 @@ def test_linear_cell_has_the_resolvents_derivatives(scale, solver):
     close(value, resolvent(W))
     for a, b in zip(ours, jax.jit(jax.jacrev(resolvent, (0, 1)))(W, X), strict=True):
         close(a, b)
+
+
+def test_a_wide_state_has_its_adjoint_without_a_matrix():
+    n = 100
+    W = jnp.array(np.random.default_rng(1).normal(size=(n, n))) * 0.8 / np.sqrt(n)
+    ct, x = jnp.cos(jnp.arange(n)), jnp.ones(n)
+    value = lambda x: pi.deq.DEQ(lambda z, x: W @ z + x)(x).value
+    grad = jax.jit(jax.grad(lambda x: ct @ value(x)))(x)
+    close(grad, jnp.linalg.solve(jnp.eye(n) - W.T, ct), atol=1e-8)
+    program = str(jax.make_jaxpr(jax.grad(lambda x: ct @ value(x)))(x))
+    assert " lu[" not in program and "f64[13,100]" in program  # the Krylov space
 
 
 def test_picard_reports_failure_where_the_map_expands():
@@ -122,9 +107,17 @@ def test_anderson_with_full_memory_is_gmres():
     assert found.stats["iterations"] <= N + 2 + 1
 
 
-def mlp(bound=None, **options):
-    cell = pi.deq.MLPCell(N, K, hidden=7, bound=bound, key=KEY)
-    return pi.deq.DEQ(cell, **options)
+def test_reversed_steps_return_the_start():
+    """The right column of the rule is the left one with y and z exchanged and
+    β → -β/(1 - β)."""
+    f, beta = lambda y: jnp.tanh(0.7 * W1 @ y + U @ X), 0.6
+    start = pair = jnp.arange(1.0, N + 1), jnp.zeros(N)
+    for _ in range(12):
+        pair = forth(f, pair, beta)
+    z, y = pair[::-1]
+    for _ in range(12):
+        z, y = forth(f, (z, y), -beta / (1 - beta))
+    close(jnp.stack([y, z]), jnp.stack(start), rtol=0, atol=1e-10)
 
 
 def test_reversible_gradient_is_that_of_its_own_steps():
@@ -166,12 +159,10 @@ def test_a_samples_answer_does_not_depend_on_its_mates():
 
 def test_second_order():
     deq = mlp(rtol=1e-12, atol=1e-12, solver=pi.Picard())
-    f = lambda x: jnp.sum(deq(x).value ** 3)
-    h = 1e-4
-    H = jax.jit(jax.hessian(f))(X)
-    grad = jax.jit(jax.grad(f))
-    columns = [(grad(X + h * e) - grad(X - h * e)) / (2 * h) for e in np.eye(K)]
-    close(H, jnp.stack(columns, 1), rtol=1e-5, atol=1e-7)
+    grad = jax.grad(lambda x: jnp.sum(deq(x).value ** 3))
+    v, h = jnp.array([1.0, -0.5, 0.3]), 1e-4
+    both = jax.jit(lambda x: jax.jvp(grad, (x,), (v,)))
+    close(both(X)[1], (both(X + h * v)[0] - both(X - h * v)[0]) / (2 * h), rtol=1e-5)
     # The same layer in the package's own table of checks.
     report = pi.check_layer(lambda x: deq(x).value, X, second_order=False, show=False)
     assert report.passed, str(report)
@@ -194,163 +185,6 @@ def test_memory_does_not_grow_with_the_number_of_steps(adjoint, flat):
 
     few, many = bytes_for(50), bytes_for(500)
     assert (many <= 1.05 * few) if flat else (many > 3 * few), (few, many)
-
-
-# Regularisers, against dense Jacobians.
-
-
-def dense(cell, z, x):
-    return jax.jacobian(cell)(z, x)
-
-
-def test_regularisers_are_what_they_are_called():
-    cell = pi.deq.MLPCell(N, K, key=KEY)
-    z = jnp.linspace(-1.0, 2.0, N)
-    J = np.asarray(dense(cell, z, X))
-    many: dict[str, Any] = dict(key=jax.random.key(1), probes=20_000)
-    close(pi.deq.jacobian_frobenius(cell, z, X, **many), (J**2).sum(), rtol=0.02)
-    close(pi.deq.jacobian_trace(cell, z, X, **many), np.trace(J), atol=0.02)
-    # The mean over all signs is exact, and so is its gradient in the weights.
-    frobenius = lambda cell: pi.deq.jacobian_frobenius(cell, z, X, **many)
-    exact = lambda cell: jnp.sum(dense(cell, z, X) ** 2)
-    ours, theirs = (eqx.filter_grad(f)(cell) for f in (frobenius, exact))
-    close(ours.W.weight, theirs.W.weight, rtol=0.1, atol=0.02)
-
-
-@pytest.mark.parametrize("J", [
-    np.diag([3.0, -5.0, 1.0]),
-    [[0.0, -2.0, 0.0], [2.0, 0.1, 0.0], [5.0, 1.0, 1.5]],  # a complex pair leads
-    np.asarray(W1) * 4,
-    [[-7.0]],
-    np.zeros((2, 2)),
-], ids=["real", "pair", "random", "scalar", "zero"])  # fmt: skip
-def test_spectral_radius_is_the_dense_one(J):
-    J = jnp.array(J)
-    radius = pi.deq.spectral_radius(lambda z, x: J @ z + x, J[0], 1.0, key=KEY)
-    close(radius, np.abs(np.linalg.eigvals(np.asarray(J))).max(), rtol=1e-6)
-
-
-def test_spectral_radius_refuses_to_be_differentiated():
-    radius = lambda a: pi.deq.spectral_radius(lambda z, x: a * z, X, 0.0, key=KEY)
-    with pytest.raises(Exception, match="spectral_radius"):
-        jax.grad(radius)(2.0)
-
-
-# Monotone operators.
-
-
-@pytest.mark.parametrize("splitting", [
-    pi.deq.PeacemanRachford(0.7), pi.deq.ForwardBackward(),
-], ids=lambda s: type(s).__name__)  # fmt: skip
-def test_monotone_layers_have_one_fixed_point_whatever_the_weights(splitting):
-    cell = pi.deq.Monotone(4, K, margin=0.5, key=KEY)
-    cell = eqx.tree_at(lambda c: (c.A, c.B), cell, (cell.A, 3 * cell.B))
-    deq = pi.deq.MonotoneDEQ(cell, splitting, rtol=1e-11, atol=1e-11, max_steps=5000)
-    proof = deq.certificate()
-    assert proof.unique and proof.margin >= 0.5 - 1e-12
-    assert np.abs(np.linalg.eigvals(np.asarray(cell.W))).max() > 1  # no contraction
-    solve = jax.jit(lambda x, z0: deq(x, z0=z0).value)
-    z = solve(X, jnp.zeros(4))
-    close(cell(z, X), z)
-    assert (z == 0).any() and (z > 0).any()
-    close(solve(X, 100 * jnp.cos(jnp.arange(4.0))), z)
-
-    def exact(x):  # on the support of z it is linear
-        on = (z > 0).astype(float)
-        return jnp.linalg.solve(jnp.eye(4) - on[:, None] * cell.W, on * cell.injection(x))
-
-    close(jax.jacrev(solve)(X, jnp.zeros(4)), jax.jacrev(exact)(X), atol=1e-8)
-
-
-def test_certificate_bounds_the_contraction():
-    cell = pi.deq.Monotone(4, K, margin=0.5, key=KEY)
-    proof = pi.deq.certificate(cell.W)
-    step = lambda z: (1 - proof.alpha) * z + proof.alpha * cell.W @ z
-    assert jnp.linalg.norm(jax.jacobian(step)(jnp.zeros(4)), 2) <= proof.rate + 1e-12
-    assert not pi.deq.certificate(2.0 * jnp.eye(3)).unique
-
-
-# Blocks, several resolutions, trajectories.
-
-BLOCKS = {
-    "mlp": (pi.deq.MLPCell(4, 3, 6, bound=0.9, key=KEY), (3,)),
-    "conv": (pi.deq.ConvCell(4, 4, groups=2, key=KEY), (4, 5, 5)),
-    "transformer": (pi.deq.TransformerCell(4, 2, causal=True, key=KEY), (3, 4)),
-    "fourier": (pi.deq.FNOCell(3, 2, 2, key=KEY), (2, 6, 6)),
-}
-
-
-@pytest.mark.parametrize("name", BLOCKS)
-def test_blocks_have_equilibria_with_exact_gradients(name):
-    cell, shape = BLOCKS[name]
-    x = jnp.array(RNG.normal(size=shape))
-    deq = pi.deq.DEQ(cell, pi.Picard(), rtol=1e-11, atol=1e-11)
-
-    @jax.jit
-    def f(t):
-        z = deq(x + t * jnp.cos(x)).value
-        return jnp.sum(jnp.sin(z + jnp.arange(z.size).reshape(z.shape)))
-
-    slope, h = jax.jvp(f, (0.0,), (1.0,))[1], 1e-5
-    close(slope, (f(h) - f(-h)) / (2 * h), rtol=1e-5, atol=1e-7)
-
-
-def test_bounded_layers_contract():
-    cell = pi.deq.MLPCell(4, 3, bound=0.5, key=KEY)
-    cell = eqx.tree_at(lambda c: c.W.linear.weight, cell, 30 * cell.W.linear.weight)
-    assert jnp.linalg.norm(dense(cell, jnp.zeros(4), 0 * X), 2) <= 0.5 + 1e-12
-
-
-def test_causal_attention_does_not_look_ahead():
-    cell, shape = BLOCKS["transformer"]
-    solve = jax.jit(lambda x: pi.deq.DEQ(cell)(x).value)
-    x = jnp.array(RNG.normal(size=shape))
-    close(solve(x)[:2], solve(x.at[2].add(5.0))[:2])
-
-
-def test_spectral_convolution_is_one():
-    conv = pi.deq.SpectralConv(1, 1, 2, key=KEY)
-    z = jnp.array(RNG.normal(size=(1, 8, 8)))
-    moved = jnp.roll(z, (3, 1), (1, 2))
-    close(conv(moved), jnp.roll(conv(z), (3, 1), (1, 2)))
-    plane = jnp.cos(2 * jnp.pi * jnp.arange(8) / 8)[None, :, None] * jnp.ones((1, 1, 8))
-    fine = jnp.cos(2 * jnp.pi * jnp.arange(16) / 16)[None, :, None] * jnp.ones((1, 1, 16))
-    close(conv(fine)[:, ::2, ::2], conv(plane))  # the same operator on a finer grid
-    with pytest.raises(ValueError, match="fewer modes"):
-        conv(jnp.ones((1, 3, 8)))
-
-
-def test_dropout_masks_are_arguments():
-    deq = pi.deq.DEQ(pi.deq.MLPCell(N, K, bound=0.5, key=KEY), pi.Picard())
-    mask = pi.deq.dropout_mask(KEY, (N,), 0.4)
-    assert set(np.round(np.asarray(mask), 6)) <= {0.0, round(1 / 0.6, 6)}
-    z = deq(X, mask).value
-    close(deq.cell(z, X, mask), z)
-    assert not np.allclose(z, deq(X).value)
-    off = mask == 0
-    close(z[off], jnp.tanh(deq.cell.U(X))[off])
-    with pytest.raises(ValueError, match=r"\[0, 1\)"):
-        pi.deq.dropout_mask(KEY, (N,), 1.0)
-
-
-def test_several_resolutions_at_once():
-    branches, fuse, shapes, post = pi.deq.image_pyramid([2, 3], 4, 2, key=KEY)
-    how: dict[str, Any] = dict(solver=pi.Picard(), rtol=1e-11, atol=1e-11)
-    deq = pi.deq.MultiscaleDEQ(branches, fuse, shapes=shapes, post=post, **how)
-    x = jnp.array(RNG.normal(size=(2, 4, 4)))
-
-    @jax.jit
-    def f(t):
-        z = deq(x * t).value
-        return jnp.sum(z[1] ** 2), z  # the coarse state; the input enters at the fine one
-
-    (_, z), (slope, _) = jax.jvp(f, (1.0,), (1.0,))
-    assert [a.shape for a in z] == [(2, 4, 4), (3, 2, 2)]
-    for a, b in zip(deq.cell(z, x), z, strict=True):
-        close(a, b)
-    close(slope, (f(1 + 1e-5)[0] - f(1 - 1e-5)[0]) / 2e-5, rtol=1e-5)
-    with pytest.raises(ValueError, match="one for each"):
-        pi.deq.MultiscaleDEQ(branches, fuse[:1], shapes=shapes)
 
 
 def test_trajectory_samples_the_solver():

@@ -23,9 +23,10 @@ import jax
 import jax.numpy as jnp
 
 from .._status import Solution
-from ..adjoint import AbstractAdjoint, Implicit
+from ..adjoint import AbstractAdjoint
 from ..fixed_point import fixed_point
 from ..solvers import Picard
+from .model import default_adjoint
 
 
 class Monotone(eqx.Module):
@@ -156,7 +157,7 @@ class MonotoneDEQ(eqx.Module):
     cell: Monotone
     splitting: ForwardBackward | PeacemanRachford = PeacemanRachford()
     solver: Any = None
-    adjoint: AbstractAdjoint = Implicit()
+    adjoint: AbstractAdjoint | None = None
     rtol: Any = None
     atol: Any = None
     max_steps: int = eqx.field(static=True, default=1000)
@@ -175,7 +176,8 @@ class MonotoneDEQ(eqx.Module):
         solution = fixed_point(
             _apply, start, (self.splitting, prepared),
             solver=Picard() if self.solver is None else self.solver,
-            adjoint=self.adjoint, rtol=self.rtol, atol=self.atol,
+            adjoint=default_adjoint(start) if self.adjoint is None else self.adjoint,
+            rtol=self.rtol, atol=self.atol,
             max_steps=self.max_steps, throw=self.throw,
         )  # fmt: skip
         return solution._replace(value=self.splitting.readout(solution.value))

@@ -86,7 +86,8 @@ def trajectory(
     )
     samples = jax.vmap(restore)(stop_gradient(kept[0]))
     states = jax.vmap(lambda z: _follow(step, z, params, phantom))(samples)
-    solution = fixed_point(step, restore(stop_gradient(last)), params, **deq.options())
+    last = restore(stop_gradient(last))
+    solution = fixed_point(step, last, params, **deq.options(last))
     stats = {**solution.stats, "iterations": solution.stats["iterations"] + taken}
     return solution._replace(stats=stats), states
 

@@ -16,7 +16,8 @@ from .._tree import flatten
 class GMRES(lx.AbstractLinearSolver[Any]):
     """Restarted GMRES with right preconditioning, a lineax solver.
 
-    `rtol`, `atol`: it ends when ‖A x - b‖ ≤ atol + rtol ‖b‖ (Euclidean norms).
+    `rtol`, `atol`: it ends when ‖A x - b‖ ≤ atol + rtol ‖b‖ (Euclidean norms); if not given
+    ε^(2/3) of the precision, and 0.
     `restart`: the size of the Krylov space, hence n · restart numbers of memory.
     `max_steps`: products with A at most. `options`: "preconditioner", a lineax operator
     close to A⁻¹; "y0", a first guess.
@@ -29,8 +30,8 @@ class GMRES(lx.AbstractLinearSolver[Any]):
     2005, doi:10.1007/s00211-005-0615-4.
     """
 
-    rtol: Any
-    atol: Any
+    rtol: Any = None
+    atol: Any = 0.0
     restart: int = eqx.field(static=True, default=30)
     max_steps: int = 1000
 
@@ -50,7 +51,8 @@ class GMRES(lx.AbstractLinearSolver[Any]):
         M = (lambda v: v) if M is None else onto(M)
         x0 = options.get("y0")
         x0 = jnp.zeros_like(b) if x0 is None else flatten(x0)[0]
-        tol = self.atol + self.rtol * jnp.linalg.norm(b)
+        rtol = float(jnp.finfo(b.dtype).eps) ** (2 / 3) if self.rtol is None else self.rtol
+        tol = self.atol + rtol * jnp.linalg.norm(b)
         m = min(self.restart, b.size)
 
         def going(carry):
