@@ -81,9 +81,16 @@ def test_rules_measure_domains_and_boundaries(problem):
         distance = jax.vmap(domain.distance)
         assert bool((distance(inside.x) > 0).all())
         np.testing.assert_allclose(distance(around.x), 0, atol=1e-12)
-        # Gauss's theorem for the field x: ∫ x·n ds = dim volume.
-        flux = jnp.sum(around.w * jnp.sum(around.x * around.normal, axis=1))
-        assert float(flux) == pytest.approx(domain.dim * domain.volume, rel=0.08)
+        # Gauss's theorem for the field x: ∫ x·n ds = dim volume, but for four standard
+        # deviations of the mean of random nodes (none on balls, where x·n is constant).
+        through = jnp.sum(around.x * around.normal, axis=1)
+        spread = 4 * domain.area * float(through.std()) / len(through) ** 0.5
+        tol = {ritz.Gauss: 1e-10, ritz.Sobol: spread / 8 + 1e-10}.get(
+            type(quadrature), spread + 1e-10
+        )
+        assert float(around.w @ through) == pytest.approx(
+            domain.dim * domain.volume, abs=tol
+        )
 
 
 def test_rates_of_quadrature():
@@ -94,7 +101,8 @@ def test_rates_of_quadrature():
 
     def error(quadrature, keys=1):
         run = lambda key: _integral(fn, quadrature.rule(domain, key)) - exact
-        return float(jnp.sqrt(jnp.mean(jax.vmap(run)(jax.random.split(KEY, keys)) ** 2)))
+        return float(jnp.sqrt(jnp.mean(jax.jit(jax.vmap(run))(
+            jax.random.split(KEY, keys)) ** 2)))  # fmt: skip
 
     slope = lambda a, b, ratio: math.log(a / b) / math.log(ratio)
     random = slope(error(ritz.MonteCarlo(64), 256), error(ritz.MonteCarlo(4096), 256), 64)
@@ -160,21 +168,22 @@ def test_the_metric_of_a_linear_model_is_the_hessian():
     energy = ritz.poisson(1.0, kappa=2.0, reaction=0.5, robin=1.5)
     f = functional(energy, DISK.domain, ritz.Penalty(1.0, 7.0), Linear(jnp.ones(4)))
     problem = Discrete(f, ritz.Gauss(3, 1).rule(f.domain), 0)
-    wanted = jax.hessian(problem.value)(f.theta)
-    np.testing.assert_allclose(problem.gram(f.theta), wanted, rtol=1e-10, atol=1e-12)
+    both = jax.jit(lambda theta: (problem.gram(theta), jax.hessian(problem.value)(theta)))
+    np.testing.assert_allclose(*both(f.theta), rtol=1e-10, atol=1e-12)
 
 
 def test_chunks_change_nothing():
-    model = ritz.MLP(2, 4, 1, key=KEY)
-    args = ritz.poisson(1.0), DISK.domain, ritz.Penalty(), model
-    rule = ritz.Gauss(3, 2).rule(DISK.domain)
-    whole, cut = (Discrete(Functional(*args, chunk), rule, 0) for chunk in (4096, 37))
-    for fn in ("value", "gram"):
-        a, b = getattr(whole, fn)(model_theta := whole.functional.theta), None
-        b = getattr(cut, fn)(model_theta)
-        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
-    a, b = (jax.grad(p.value)(model_theta) for p in (whole, cut))
-    np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
+    args = ritz.poisson(1.0), DISK.domain, ritz.Penalty(), ritz.MLP(2, 3, 1, key=KEY)
+    rule = ritz.Gauss(3, 1).rule(DISK.domain)  # 21 nodes
+
+    def look(chunk):
+        problem = Discrete(Functional(*args, chunk), rule, 0)
+        theta = problem.functional.theta
+        all_of = lambda t: (*jax.value_and_grad(problem.value)(t), problem.gram(t))
+        return jax.jit(all_of)(theta)
+
+    for a, b in zip(look(4096), look(8), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("dim", [2, 12])  # forwards and in reverse
@@ -198,6 +207,7 @@ def test_an_interval_to_six_digits():
     result = ritz.solve(
         INTERVAL.energy, INTERVAL.domain, ritz.Exact(), model,
         quadrature=ritz.Gauss(4, 6), steps=60, reference=INTERVAL.least,
+        fine=ritz.Gauss(6, 40).rule(INTERVAL.domain),
     )  # fmt: skip
     assert relative(result.field, INTERVAL) < 1e-6
     # Exact boundary values and an accurate rule: the energy is never below the least.
@@ -206,35 +216,21 @@ def test_an_interval_to_six_digits():
 
 @pytest.mark.parametrize("gram", [pi.Dense(), pi.MatrixFree()], ids=["dense", "products"])
 def test_a_disk(gram):
-    model = ritz.MLP(2, 8, 1, key=KEY)
+    """The solution is one of the model's, so steps converge to it, if the rule has more
+    nodes than the model parameters (136 and 17). And the sign: known repositories solved
+    for -u; a positive source must push up."""
     result = ritz.solve(
-        DISK.energy, DISK.domain, ritz.Exact(), model, quadrature=ritz.Gauss(3, 2),
-        optimizer=ritz.NaturalGradient(gram, (1e-3, 1e-6), 10, max_products=60),
-        steps=15, reference=DISK.least,
+        DISK.energy, DISK.domain, ritz.Exact(), ritz.MLP(2, 4, 1, key=KEY),
+        quadrature=ritz.Gauss(4, 2), fine=ritz.Gauss(6, 3).rule(DISK.domain),
+        optimizer=ritz.NaturalGradient(gram, (1e-3, 1e-8), 4, max_products=40),
+        steps=16, report_every=4, reference=DISK.least,
     )  # fmt: skip
-    assert relative(result.field, DISK) < 1e-2
-    gap = result.history[-1].gap
-    assert 0 < gap < 1e-4 * abs(DISK.least)
+    assert relative(result.field, DISK) < 1e-5
+    assert abs(result.history[-1].gap) < 1e-10
+    assert float(result.field(jnp.zeros(2))) == pytest.approx(0.25, abs=1e-5)
+    assert result.energy < 0  # the best model is not the one of least |energy|
     # The decrement tells how far the least energy of the model is, from the start on.
-    assert result.history[1].decrement > 0
-
-
-def test_the_penalty_moves_the_solution_as_it_should():
-    """On the disk u = (1 - r²)/4 + 1/(4 weight): du/dn + 2 weight u = 0."""
-    weight = 5.0
-    model = ritz.MLP(2, 12, 1, activation=jnp.sin, key=KEY)
-    result = ritz.solve(
-        DISK.energy, DISK.domain, ritz.Penalty(0.0, weight), model,
-        quadrature=ritz.Gauss(3, 3), steps=20,
-    )  # fmt: skip
-    x = DISK.domain.sample(KEY, 50)
-    wanted = jax.vmap(DISK.u)(x) + 1 / (4 * weight)
-    np.testing.assert_allclose(result.u(x), wanted, atol=6e-3)  # of a shift of 0.05
-    assert result.history[-1].violation == pytest.approx(
-        math.sqrt(2 * math.pi) / (4 * weight), rel=0.02
-    )
-    assert result.energy < DISK.least  # which is why energies without a word on the
-    # treatment of the boundary mean little
+    assert result.history[1].decrement > 0 and result.converged
 
 
 def test_nitsche_has_no_bias():
@@ -251,7 +247,7 @@ def test_nitsche_has_no_bias():
                 return model(x) + self.c[0] + self.c[1] * x[0] + self.c[2] * x @ x
 
         f = functional(DISK.energy, DISK.domain, boundary, Shifted(jnp.array(shift)))
-        return jax.grad(Discrete(f, rule, 0).value)(f.theta)
+        return jax.jit(jax.grad(Discrete(f, rule, 0).value))(f.theta)
 
     still = [0.0, 0.0, 0.0]
     np.testing.assert_allclose(slope(ritz.Nitsche(0.0, 5.0), still), 0, atol=1e-12)
@@ -263,8 +259,9 @@ def test_adam_on_random_points_goes_down():
     model = ritz.ReLU3(2, 8, 2, key=KEY)
     result = ritz.solve(
         DISK.energy, DISK.domain, ritz.Exact(), model,
-        quadrature=ritz.MonteCarlo(128), optimizer=ritz.Adam(optax.cosine_decay_schedule(
+        quadrature=ritz.MonteCarlo(64), optimizer=ritz.Adam(optax.cosine_decay_schedule(
             5e-3, 400)), steps=400, reference=DISK.least,
+        fine=ritz.Gauss(6, 3).rule(DISK.domain),
     )  # fmt: skip
     assert result.history[0].gap > 0.01
     assert 0 < result.history[-1].gap < 2e-3 and not result.converged
@@ -277,7 +274,7 @@ def test_a_run_that_stops_goes_on_from_its_file(tmp_path):
         return ritz.solve(
             DISK.energy, DISK.domain, ritz.Exact(), model,
             quadrature=ritz.MonteCarlo(64), optimizer=ritz.Adam(1e-2), steps=steps,
-            report_every=4, **more,
+            report_every=4, fine=ritz.Gauss(3, 1).rule(DISK.domain), **more,
         )  # fmt: skip
 
     file = tmp_path / "run.eqx"
@@ -298,23 +295,13 @@ def test_an_energy_without_a_minimum_is_reported():
     how: dict[str, Any] = {
         "optimizer": ritz.Optax(optax.sgd(10.0)),
         "quadrature": ritz.Gauss(2, 2),
+        "fine": ritz.Gauss(2, 2).rule(DISK.domain),
     }
     with pytest.raises(ritz.RitzError, match="not finite") as caught:
         ritz.solve(wrong, DISK.domain, ritz.Exact(), model, **how)
     assert bool(jnp.isfinite(caught.value.result.theta).all())
     result = ritz.solve(wrong, DISK.domain, ritz.Exact(), model, throw=False, **how)
     assert not result.converged and result.steps < 100
-
-
-def test_the_sign_of_the_source():
-    """Known repositories solved for -u: a positive source must push up."""
-    model = ritz.MLP(2, 4, 1, key=KEY)
-    result = ritz.solve(
-        DISK.energy, DISK.domain, ritz.Exact(), model, steps=5,
-        quadrature=ritz.Gauss(2, 2),
-    )  # fmt: skip
-    assert float(result.field(jnp.zeros(2))) == pytest.approx(0.25, abs=0.05)
-    assert result.energy < 0  # the best model is not the one of least |energy|
 
 
 def test_points_lie_in_the_domain_that_was_given():

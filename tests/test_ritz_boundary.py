@@ -134,6 +134,17 @@ def test_the_penalty_is_off_by_one_over_its_weight():
     assert fixed * 200 == pytest.approx(misses[2], rel=1e-9)
 
 
+def test_the_penalty_moves_a_disk_up():
+    """-Δu = 1: u = (1 - r²)/4 + 1/(4 weight), and the energy falls below the least one,
+    so that energies without a word on the treatment of the boundary mean little."""
+    minimised = minimiser(ritz.Penalty(0.0, 5.0), energy=ritz.poisson(1.0))
+    field, _, energy, miss = minimised(ritz.Gauss(3, 1).rule(DISK))
+    x = DISK.sample(KEY, 20)
+    np.testing.assert_allclose(jax.vmap(field)(x), jax.vmap(bump)(x) + 0.05, atol=1e-12)
+    assert miss == pytest.approx(math.sqrt(2 * math.pi) * 0.05, rel=1e-12)
+    assert energy == pytest.approx(-math.pi / 16 - 0.05 * math.pi, rel=1e-12)
+
+
 def test_conditions_on_a_part_and_on_some_components():
     """Without loads a square that is held at its left side only rises by c there; of two
     components one is held."""
