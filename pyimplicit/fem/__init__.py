@@ -29,6 +29,7 @@ from .forms import (
     trace as trace,
 )
 from .io import write as write
+from .krylov import Krylov as Krylov
 from .matrices import (
     advection_values as advection_values,
     diffusion_values as diffusion_values,

@@ -18,6 +18,7 @@ from .coefficients import Coefficient, evaluate, interpret
 from .condense import Condensation, like
 from .constraints import Nullspace, Tie, combination, modes_of, periodic as periodic_tie
 from .dirichlet import Dirichlet
+from .krylov import Krylov, krylov_solve
 from .linearity import Nature, check_form, names_of
 from .moved import dof_points, moved
 from .operators import points_of
@@ -143,7 +144,7 @@ class Problem:
         points=None,
         start=None,
         steps: int = 1,
-        solver: optx.AbstractRootFinder | None = None,
+        solver: optx.AbstractRootFinder | Krylov | None = None,
         throw: bool = True,
     ) -> Any:
         """The coefficients of u, of shape `V.shape`; for P1 its values at the nodes. In a
@@ -160,6 +161,8 @@ class Problem:
           search, if no `solver` is given) starts at `start`, else at zero; with
           `steps` > 1 the residual of the start is taken away in so many equal parts, which
           is load stepping.
+        - `solver` of a linear problem: a `Krylov`, for large ones in 3-D; else a sparse
+          factorisation.
         - `throw=False` returns a `Solution` with the status instead of raising.
 
         The result has the common precision of the arrays given. Call it in `jax.jit`.
@@ -185,6 +188,8 @@ class Problem:
         else:
             terms, linear = self._terms(found, dtype, at)
             if not linear or self._bounded:
+                if isinstance(solver, Krylov):
+                    raise _nonlinear_krylov()
                 how = newton.Options(start, steps, solver, throw)
                 return newton.solve(self, terms, given, load, at, dtype, how)
             zero = jnp.zeros(V.size, jnp.finfo(dtype).dtype)
@@ -195,7 +200,7 @@ class Problem:
         if self.nullspace is not None:
             rhs = self.nullspace.balance(rhs)
         values, rhs = self._condensed.reduce(values, rhs, given)
-        solution = self._solve(values, rhs, throw)
+        solution = self._solve(values, rhs, throw, solver)
         return self.finish(solution, given, throw)
 
     def matrix(
@@ -243,10 +248,12 @@ class Problem:
         u = fields[0] if len(fields) == 1 else fields
         return u if throw else solution._replace(value=u)
 
-    def _solve(self, values, rhs, throw: bool) -> Solution:
+    def _solve(self, values, rhs, throw: bool, solver=None) -> Solution:
         pattern, k = self._condensed.pattern, rhs.shape[1:]
         if pattern is None:  # every unknown is given
             return Solution(rhs, jnp.zeros(k, "int32"), {"residual": jnp.zeros(k)})
+        if isinstance(solver, Krylov):
+            return krylov_solve(pattern, values, rhs, solver, throw)
         if throw:
             return Solution(sparse_solve(pattern, values, rhs), None, {})
         return sparse_solve(pattern, values, rhs, throw=False)
@@ -356,6 +363,13 @@ class Problem:
                 f"Got {got}.\nOne entry for each unknown; loads are columns."
             )
         return V.join(loads)
+
+
+def _nonlinear_krylov() -> TypeError:
+    return TypeError(
+        "`solve(solver=Krylov(...))` must have a linear problem without bounds.\n"
+        "Got a nonlinear one.\nPass a root finder, e.g. pi.NewtonKrylov()."
+    )
 
 
 def _by_part(V: Space, conditions) -> tuple:

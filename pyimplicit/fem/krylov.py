@@ -1,0 +1,228 @@
+"""Iterative solves for large problems in three dimensions, where a factor does not fit.
+
+Conjugate gradients, MINRES and GMRES are SciPy's, algebraic multigrid is pyamg's (an
+optional dependency: `pip install pyimplicit[amg]`), incomplete factors are SuperLU's. They
+run on the CPU, on either engine. As for `sparse_solve` the derivative is that of A x = b:
+one more solve for each tangent, one transposed solve for each cotangent, each checked by
+its own residual; the preconditioner of one matrix serves them all.
+"""
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import threading
+from collections import OrderedDict
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
+
+from .._status import Solution, Status
+from ..engine import abi
+from ..engine.call import call
+from ..engine.host import ASYMMETRY
+from ..linear import SparsePattern
+
+
+Method = Literal["cg", "minres", "gmres"]
+Preconditioner = Literal["amg", "ilu", "diagonal"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Krylov:
+    """How `Problem.solve(solver=...)` solves a linear problem without a factorisation.
+
+    - `method`: "cg" for symmetric positive definite matrices, "minres" for symmetric, and
+      "gmres" for any.
+    - `preconditioner`: "amg", algebraic multigrid; "ilu", an incomplete factorisation; or
+      "diagonal". If not given: the diagonal for "minres", else "amg" if pyamg is
+      installed, and "ilu" if not.
+    - `rtol`: of the residual ‖b - A x‖ / ‖b‖. A solve that misses ten times as much has
+      failed. `max_steps`: of the method; `restart`: of GMRES.
+    """
+
+    method: Method = "cg"
+    preconditioner: Preconditioner | None = None
+    rtol: float = 1e-10
+    max_steps: int = 1000
+    restart: int = 50
+
+    def __post_init__(self):
+        for name, kind in (("method", Method), ("preconditioner", Preconditioner)):
+            value, known = getattr(self, name), get_args(kind)
+            if value not in known and not (name == "preconditioner" and value is None):
+                raise ValueError(
+                    f"`Krylov({name}=...)` must be one of {', '.join(map(repr, known))}.\n"
+                    f"Got {value!r}.\nIf in doubt, use 'gmres' and leave the other out."
+                )
+        if not 0 < self.rtol < 1 or self.max_steps < 1 or self.restart < 1:
+            raise ValueError(
+                "`Krylov` must have 0 < rtol < 1, max_steps >= 1 and restart >= 1.\n"
+                f"Got {self}.\nLeave them out for the usual values."
+            )
+        if self.preconditioner == "amg" and not _has_pyamg():
+            raise ImportError(
+                "`Krylov(preconditioner='amg')` needs pyamg.\nGot no such package.\n"
+                "Install pyimplicit[amg], or use preconditioner='ilu'."
+            )
+        if self.method == "minres" and self.preconditioner in ("amg", "ilu"):
+            raise ValueError(
+                "`Krylov(method='minres')` needs a positive definite preconditioner.\n"
+                f"Got {self.preconditioner!r}, which an indefinite matrix makes "
+                "indefinite.\nUse 'diagonal', or method='gmres'."
+            )
+
+    @property
+    def chosen(self) -> str:
+        """The preconditioner that is used."""
+        if self.preconditioner is not None:
+            return self.preconditioner
+        return "diagonal" if self.method == "minres" else "amg" if _has_pyamg() else "ilu"
+
+
+def krylov_solve(
+    pattern: SparsePattern, values, b, how: Krylov, throw: bool = True
+) -> Solution:
+    """A x = b, for `values` `(nnz,)` and `b` `(n,)` or `(n, k)`; see `Krylov`."""
+    dtype = jnp.result_type(values, b)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            "`Krylov` must get real numbers.\nGot complex ones.\n"
+            "Leave the solver out: direct solves take complex matrices."
+        )
+    if how.method != "gmres" and pattern.partner is None:
+        raise ValueError(
+            f"`Krylov(method={how.method!r})` must get a symmetric matrix.\n"
+            "Got structure='general'.\nPass structure='spd' to the Problem, or use "
+            "method='gmres'."
+        )
+    values, b = values.astype(dtype), b.astype(dtype)
+    one = functools.partial(_solve, pattern, values, how=how, throw=throw)
+    x, (status, error) = jax.vmap(one, 1, (1, 0))(b) if b.ndim == 2 else one(b)
+    return Solution(x, status, {"residual": error})
+
+
+def _solve(pattern, values, b, *, how: Krylov, throw: bool):
+    _known[pattern.key] = pattern
+    scalar = lambda kind: jax.ShapeDtypeStruct((), kind)
+
+    def solver(transpose: bool):
+        def solve(_, rhs):
+            out = [jax.ShapeDtypeStruct(b.shape, b.dtype), scalar("int32"), scalar(b.dtype)]
+            flags = {"pattern": pattern.key, "transpose": transpose, "throw": throw}
+            flags = {name: int(flag) for name, flag in flags.items()}
+            x, *stats = call(_target(how), values, rhs, out=out, **flags)
+            return x, tuple(stats)
+
+        return solve
+
+    product = lambda x: pattern.matvec(values, x)
+    return jax.lax.custom_linear_solve(
+        product, b, solver(False), solver(True), has_aux=True
+    )
+
+
+# --- what XLA calls -------------------------------------------------------------------
+
+KEPT = 4  # matrices with their preconditioners
+_known: dict[int, SparsePattern] = {}
+_kept: "OrderedDict[tuple, tuple]" = OrderedDict()
+_lock = threading.Lock()
+
+
+@functools.cache
+def _target(how: Krylov) -> str:
+    name = f"pyimplicit.krylov.{_target.cache_info().currsize}"
+    abi.register_python(name, functools.partial(_handler, how))
+    return name
+
+
+def _handler(how: Krylov, inputs, outputs, attributes) -> None:
+    values, b = inputs
+    x, status, error = outputs
+    batch = x.shape[:-1]
+    values = np.broadcast_to(values, (*batch, values.shape[-1]))
+    b = np.broadcast_to(b, x.shape)
+    for i in np.ndindex(batch):
+        found = _one(how, attributes, values[i], b[i])
+        x[i], status[i], error[i] = found
+    if attributes["throw"] and status.any():
+        code = Status(int(status[status != 0].flat[0]))
+        raise ValueError(
+            f"Problem.solve with {how.method} and preconditioner {how.chosen!r}: "
+            f"{code.message}. Residual {np.nanmax(error):.2g}, {how.rtol:.2g} asked for."
+        )
+
+
+def _one(how: Krylov, attributes, values, b):
+    """x, status and residual."""
+    failed = lambda code, error=np.nan: (np.nan, code, error)
+    if not np.isfinite(values).all() or not np.isfinite(b).all():
+        return failed(Status.nonfinite)
+    size = np.linalg.norm(b.astype(float))
+    if size == 0:
+        return 0.0, Status.converged, 0.0
+    pattern = _known[attributes["pattern"]]
+    try:
+        A, M = _prepared(how, pattern, values.astype(float), bool(attributes["transpose"]))
+    except (RuntimeError, ZeroDivisionError, np.linalg.LinAlgError):
+        return failed(Status.singular)
+    if A is None:
+        return failed(Status.not_symmetric)
+    unit = b / size
+    options = {"M": M, "rtol": how.rtol, "maxiter": how.max_steps}
+    if how.method == "cg":
+        y, _ = spla.cg(A, unit, atol=0.0, **options)
+    elif how.method == "minres":
+        y, _ = spla.minres(A, unit, **(options | {"rtol": how.rtol / 10}))
+    else:
+        cycles = -(-how.max_steps // how.restart)
+        options |= {"restart": how.restart, "maxiter": cycles}
+        y, _ = spla.gmres(A, unit, atol=0.0, **options)
+    error = np.linalg.norm(unit - A @ y)  # the method's own word is not asked
+    if not error <= 10 * how.rtol:
+        return failed(Status.inaccurate, error)
+    return y * size, Status.converged, error
+
+
+def _prepared(how: Krylov, pattern: SparsePattern, values, transpose: bool):
+    """The matrix, and its preconditioner as a linear operator; kept for a while."""
+    if pattern.partner is not None:
+        other, transpose = values[pattern.partner], False
+        if abs(values - other).max(initial=0) > ASYMMETRY * abs(values).max(initial=0):
+            return None, None
+        values = (values + other) / 2
+    key = how, pattern.key, transpose, values.tobytes()
+    with _lock:
+        if key not in _kept:
+            A = sp.csr_array((values, (pattern.rows, pattern.cols)), shape=pattern.shape)
+            A = sp.csr_matrix(A.T if transpose else A)
+            _kept[key] = A, _preconditioner(how, A)
+            while len(_kept) > KEPT:
+                _kept.popitem(last=False)
+        _kept.move_to_end(key)
+        return _kept[key]
+
+
+def _preconditioner(how: Krylov, A):
+    if how.chosen == "diagonal":
+        d = abs(A.diagonal())
+        return sp.diags_array(1 / np.where(d == 0, 1.0, d))
+    if how.chosen == "amg":
+        pyamg = importlib.import_module("pyamg")  # an optional dependency
+        symmetry = "nonsymmetric" if how.method == "gmres" else "symmetric"
+        return pyamg.smoothed_aggregation_solver(A, symmetry=symmetry).aspreconditioner()
+    lu = spla.spilu(sp.csc_matrix(A), drop_tol=1e-3, fill_factor=10)
+    if how.method == "gmres":
+        return spla.LinearOperator(A.shape, lu.solve, dtype=float)
+    # What is dropped is not symmetric: the mean with the transpose is.
+    both = lambda b: (lu.solve(b) + lu.solve(b, "T")) / 2
+    return spla.LinearOperator(A.shape, both, dtype=float)
+
+
+def _has_pyamg() -> bool:
+    return importlib.util.find_spec("pyamg") is not None
