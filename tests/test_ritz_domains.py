@@ -171,3 +171,14 @@ def test_bad_domains_are_refused(call, words):
     with pytest.raises(ValueError, match=words) as caught:
         call()
     assert "Got" in str(caught.value)
+
+
+def test_a_mesh_is_a_domain_and_nodes_adapt_while_it_is_solved():
+    mesh = fem.Mesh.rectangle(2, 1, (1.0, 0.5))
+    result = ritz.solve(
+        ritz.poisson(1.0), mesh, ritz.Exact(), ritz.MLP(2, 3, 1, key=KEY),
+        quadrature=ritz.Adaptive(n=64), optimizer=ritz.Adam(1e-2), steps=20,
+        report_every=20, fine=ritz.Gauss(3, 2).rule(ritz.MeshDomain(mesh)),
+    )  # fmt: skip
+    assert result.history[-1].energy < result.history[0].energy
+    assert abs(float(result.field(jnp.array([0.0, 0.3])))) < 1e-12
