@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pyimplicit import fem
-from pyimplicit.fem import FunctionSpace, Mesh, div, dot, grad, inner, sym_grad
+from pyimplicit.fem import FunctionSpace, Mesh, Problem, div, dot, grad, inner, sym_grad
 from pyimplicit.fem.assembly import Term, system
 from pyimplicit.fem.coefficients import Evaluated
 
@@ -134,3 +134,41 @@ def test_operators_equal_their_forms(engine, name):
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         scale = float(np.max(np.abs(b), initial=1.0))
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * scale)
+
+
+def test_a_coefficient_that_the_form_closes_over():
+    """In a linear problem; and two forwards before one backward."""
+    V = FunctionSpace(MESHES["triangles"])
+    named = Problem(V, lambda u, v, w: w.k * dot(grad(u), grad(v)) - v, {"left": 0.0})
+
+    def closed(k):
+        form = lambda u, v, w: k * dot(grad(u), grad(v)) - v
+        return Problem(V, form, {"left": 0.0}).solve()
+
+    @jax.jit
+    def program(a, b):
+        slopes = [jax.grad(lambda k, f=f: jnp.sum(f(k) ** 2))(a) for f in (closed, given)]
+        (_, back_a), (_, back_b) = jax.vjp(given, a), jax.vjp(given, b)
+        one = jnp.ones(V.size)
+        return slopes, back_a(one)[0], back_b(one)[0], jax.grad(lambda a: given(a).sum())(a)
+
+    given = lambda k: named.solve({"k": k})
+    (of_closed, of_named), at_a, at_b, alone = program(1.5, 3.0)
+    np.testing.assert_allclose(of_closed, of_named, rtol=1e-10)
+    np.testing.assert_allclose(at_a, alone, rtol=1e-12)
+    np.testing.assert_allclose(at_a / at_b, 4.0, rtol=1e-10)  # u = u₁ / k
+
+
+@pytest.mark.parametrize("throw", [True, False])
+def test_points_that_fold_a_cell(throw):
+    V = FunctionSpace(MESHES["triangles"])
+    points = jnp.asarray(MESHES["triangles"].points).at[5].add(10.0)
+    problem = fem.models.poisson(V, {"left": 1.0}, source="f")
+    solve = jax.jit(
+        lambda x: problem.solve({"kappa": 1.0, "f": 1.0}, points=x, throw=throw)
+    )
+    if throw:
+        with pytest.raises(Exception, match="folds over"):
+            jax.block_until_ready(solve(points))
+        return
+    assert np.isnan(solve(points).value).any()
