@@ -12,8 +12,9 @@ A constant may be added to f. That gauge is fixed by ⟨a, f⟩ = ⟨b, g⟩, as
 vanishes at the solution, so that the linear systems of the derivative are regular. With
 potentials relative to a bᵀ nothing is singular where a marginal is zero.
 
-Each step is whichever leaves the smaller error in the marginals: Sinkhorn's f ← f - T(f),
-or a Newton step on the concave dual, full or halved; from a large ε down to the given one.
+Each step is Sinkhorn's f ← f - T(f) or, where that contracts slowly and it leaves a smaller
+error in the marginals, a Newton step on the concave dual, full or halved; from a large ε
+down to the given one.
 
 Cuturi 2013, arXiv:1306.0895. Newton: Brauer, Clason, Lorenz, Wirth 2017, arXiv:1710.06635.
 Derivative: Eisenberger et al. 2022, arXiv:2205.06688; Cuturi et al. 2020, arXiv:2002.03229.
@@ -37,6 +38,9 @@ from .marginals import problem
 
 
 COARSE = 1e-3  # error in the marginals, of the mass, at which ε is lowered
+SWEEP = (
+    0.25  # a sweep that leaves so little of the error is kept; else a Newton step is tried
+)
 HALVINGS = 12
 
 
@@ -185,11 +189,7 @@ def _iterate(theta, f0, rtol, max_steps, newton):
     )
 
     def tries(f, now):
-        """Points to try first, points between, and the error here."""
-        T = _log_error(f, C, a, b, now)
-        sweep = (f - T)[None]
-        if not newton:
-            return sweep, None, jnp.inf
+        """The Newton step, points between, and the error here."""
         g = _other(f, C, a, now)
         P = _plan(f, g, C, a, b, now)
         columns = jnp.where(b > 0, jnp.sum(P, 0), 1)
@@ -203,25 +203,35 @@ def _iterate(theta, f0, rtol, max_steps, newton):
         H = H + jnp.diag(1e-14 * jnp.maximum(rows, mass / a.size))
         d = now * jnp.linalg.solve(H, a - rows)
         halves = 0.5 ** jnp.arange(1, HALVINGS, dtype=f.dtype)
-        first = jnp.concatenate([(f + d)[None], sweep])
-        return first, f + halves[:, None] * d, jnp.sum(jnp.abs(rows - a)) / mass
+        here = jnp.sum(jnp.abs(rows - a)) / mass
+        return (f + d)[None], f + halves[:, None] * d, here
 
     def best_of(tried, now):
         errors = jax.vmap(lambda f: error_of(f, now))(tried) / mass
         best = jnp.argmin(jnp.where(jnp.isnan(errors), jnp.inf, errors))
         return tried[best], errors[best]
 
-    def step(carry):
-        f, now, _, steps = carry
+    def least(poor, more, f, error):
+        """Where `poor`, the better of (f, error) and what `more()` gives."""
+        other, its = jax.lax.cond(eqxi.unvmap_any(poor), more, lambda: (f, error))
+        better = poor & ~(error <= its)  # true for NaN
+        return jnp.where(better, other, f), jnp.where(better, its, error)
+
+    def by_newton(f, now):
         first, halves, here = tries(f, now)
-        f, error = best_of(first, now)
-        if halves is not None:  # seldom needed, and twelve times the work
-            poor = ~(error <= 0.5 * here)
-            other, its = jax.lax.cond(
-                eqxi.unvmap_any(poor), lambda: best_of(halves, now), lambda: (f, error)
-            )
-            better = poor & ~(error <= its)  # true for NaN
-            f, error = jnp.where(better, other, f), jnp.where(better, its, error)
+        found, error = best_of(first, now)
+        # Seldom needed, and twelve times the work.
+        poor = ~(error <= 0.5 * here)
+        return least(poor, lambda: best_of(halves, now), found, error)
+
+    def step(carry):
+        start, now, _, steps = carry
+        T = _log_error(start, C, a, b, now)
+        f, error = best_of((start - T)[None], now)
+        if newton:  # a sweep that contracts well is cheaper
+            before = jnp.sum(a * jnp.abs(jnp.expm1(T / now))) / mass
+            slow = ~(error <= SWEEP * before)
+            f, error = least(slow, lambda: by_newton(start, now), f, error)
         last = now <= eps
         now = jnp.where((error <= COARSE) & ~last, jnp.maximum(now / 2, eps), now)
         return f, now, jnp.where(last, error, jnp.inf), steps + 1
