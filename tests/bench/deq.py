@@ -1,12 +1,13 @@
 """Equilibrium layers against their peers, in one run.
 
-    pip install jaxopt torch torchdeq anchorax einops
+    pip install jaxopt torch torchdeq anchorax einops banax (banax from Python 3.12 on)
     python -m tests.bench.deq [cell toy ode]
 
 `cell`: forward and backward of z = tanh(W z + x), 256 wide, batch 64, 1e-8, float64.
 torchdeq with `ift=True`: its default gradient is one step, not exact. anchorax has inexact
-gradients only, and is named so. `toy`: what Jacobian regularisation does to a fit of 200
-weights (Bai et al. 2021, Section 4.1). `ode`: pi.ode beside bare diffrax.
+gradients only, and is named so; it and banax solve a batch as one problem. `toy`: what
+Jacobian regularisation does to a fit of 200 weights (Bai et al. 2021, Section 4.1). `ode`:
+pi.ode beside bare diffrax.
 """
 
 import argparse
@@ -40,6 +41,10 @@ with contextlib.suppress(ImportError):
 with contextlib.suppress(ImportError):
     import anchorax.backprop  # pyright: ignore[reportMissingImports]
     import anchorax.solvers  # pyright: ignore[reportMissingImports]
+
+with contextlib.suppress(ImportError):
+    import banax.adjoint  # pyright: ignore[reportMissingImports]
+    import banax.solver  # pyright: ignore[reportMissingImports]
 
 WIDE, BATCH, TOL = 256, 64, 1e-8
 
@@ -77,15 +82,15 @@ def jax_losses(x) -> dict:
         return loss
 
     how: dict[str, Any] = dict(jacobian=pi.MatrixFree(), rtol=TOL)
-    exact = pi.Implicit(**how)
+    long = pi.Implicit(**how)
     # A Krylov basis for each of 64 samples is most of the adjoint's memory traffic.
-    short = pi.Implicit(pi.GMRES(TOL, TOL, restart=12), **how)
+    exact = pi.Implicit(pi.GMRES(TOL, TOL, restart=12), **how)
     two_term = pi.Implicit(lx.BiCGStab(TOL, TOL), **how)
     k = 40  # as many steps as Picard needs
     losses = {
         "pyimplicit Anderson": ours(adjoint=exact),
         "pyimplicit Picard": ours(solver=pi.Picard(), adjoint=exact),
-        "Picard, adjoint GMRES(12)": ours(solver=pi.Picard(), adjoint=short),
+        "Picard, adjoint GMRES(30)": ours(solver=pi.Picard(), adjoint=long),
         "Picard, adjoint BiCGStab": ours(solver=pi.Picard(), adjoint=two_term),
         "pyimplicit Reversible": ours(adjoint=pi.Reversible(0.8)),
         "pyimplicit OneStep (inexact)": ours(adjoint=pi.OneStep()),
@@ -109,6 +114,17 @@ def jax_losses(x) -> dict:
             return jnp.sum(z**2)
 
         losses["anchorax JFB (inexact)"] = loss
+    if "banax" in globals():
+        same = dict(rtol=0.0, atol=TOL * (WIDE * BATCH) ** 0.5, max_steps=200)
+        picard = banax.solver.Picard(**same)
+        adjoints = {
+            "banax Picard": banax.adjoint.Implicit(picard, picard),
+            "banax Reversible": banax.adjoint.Reversible(banax.solver.Reversible(**same)),
+        }
+        rows = lambda z, W: jnp.tanh(z @ W.T + x)
+        for name, way in adjoints.items():
+            whole = lambda W, way=way: way((rows, (W,)), jnp.zeros_like(x)).value
+            losses[name] = lambda W, whole=whole: jnp.sum(whole(W) ** 2)
     return losses
 
 
@@ -120,13 +136,13 @@ def cell(console):
     gradients = {k: jax.grad(f) for k, f in losses.items()}
     compare("forward and backward", gradients, jnp.asarray(W), console, 5)
     if "torchdeq" in globals():
-        torch_cell(console, W, x, losses["Picard, adjoint BiCGStab"])
+        torch_cell(console, W, x, losses["pyimplicit Picard"])
 
 
 def torch_cell(console, W, x, loss):
     """torchdeq's solvers after ours; the least of twelve runs counts."""
     torch.set_num_threads(2)
-    table = Table(title="torchdeq, ift=True, beside Picard with adjoint BiCGStab")
+    table = Table(title="torchdeq, ift=True, beside Picard with adjoint GMRES(12)")
     for head in ("", "forward [ms]", "and backward [ms]", "over ours", "differs by"):
         table.add_column(head, justify="right")
     rows, given = torch.tensor(x), jnp.asarray(W)
