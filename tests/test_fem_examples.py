@@ -1,7 +1,10 @@
 """The examples with finite elements: small, against what is known of them."""
 
+import dataclasses
 import sys
 from pathlib import Path
+
+import numpy as np
 
 from .test_examples import ROOT, example
 
@@ -25,3 +28,28 @@ def test_coefficient_field(tmp_path):
     assert 0.9 < found["within_two_deviations"] < 0.99  # 0.954 of a normal distribution
     assert 40 < found["informed"] < 60
     check(found, tmp_path / "coefficient_field.png")
+
+
+def test_readings_over_flat_ground():
+    """Wenner readings of a half-space: R = 1/(2π a σ)."""
+    slag = example("slag_dump")
+    survey = slag.hill(15, 4)
+    level = np.stack([survey.electrodes[:, 0], np.full(15, 7.0)], axis=1)
+    survey = dataclasses.replace(survey, electrodes=level)
+    ground = slag.Ground(survey, cells_between=3)
+    found = ground.predict(np.full(ground.V.shape, np.log(0.5)))
+    spacing = 2.0 * (survey.abmn[:, 2] - survey.abmn[:, 0])
+    np.testing.assert_allclose(found, 1 / (2 * np.pi * spacing * 0.5), rtol=0.03)
+
+
+def test_slag_dump(tmp_path):
+    """A conductive core under a hill is found where it is."""
+    slag = example("slag_dump")
+    found = slag.main(count=17, levels=5, cells_between=3, out=tmp_path)
+    assert found["fit"].converged and 0.85 < found["fit"].chi2 <= 1
+    points, sigma = found["mesh"].points, found["sigma"]
+    truth = slag.Core()
+    assert sigma.max() > 0.3 * truth.inside and sigma.min() > 0.5 * truth.outside
+    best = points[sigma.argmax()]
+    assert np.hypot(*(best - [16.0, truth.z])) < 1.25 * truth.radius
+    check(found, tmp_path / "slag_dump.png")
