@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from pyimplicit import cli
@@ -66,6 +68,33 @@ def test_hyperelastic_fit(tmp_path):
     assert 0.6 < found["chi2"] < 1.4 and found["steps"] < 12
     assert abs(found["taylor_rates"][1] - 2) < 0.1
     assert (tmp_path / "hyperelastic_fit.png").stat().st_size > 10_000
+
+
+def test_neural_closure(tmp_path):
+    module = example("neural_closure")
+    found = module.main(cells=10, weights=(), out=tmp_path)
+    solving = found["table"]["solving"]
+    assert solving["error"] < 0.02 and 0.9 < solving["chi2"] <= 1 and solving["steps"] <= 20
+    assert abs(found["taylor_rates"][1] - 2) < 0.1
+    assert (tmp_path / "neural_closure.png").stat().st_size > 10_000
+
+    # The other two hold for the true law and state, and only for these.
+    rod = module.Rod(10, 0)
+    values = module.state(rod.V.dof_points[rod.inside, 0])
+    smooth = lambda x: jnp.pi * (jnp.sinc(x) + jnp.sinc(1 - x))  # sin πx / x(1 - x)
+    equations = lambda way, u, kappa: float(
+        module.ERROR * jnp.linalg.norm(way({"kappa": kappa, "u": u}, 1.0)[19:])
+    )
+    for way, u, small in ((rod.penalty, values, 0.05), (rod.points, smooth, 1e-8)):
+        assert equations(way, u, module.law) < small
+        assert equations(way, u, lambda u: 1.1 * module.law(u)) > 1
+
+    # With a penalty the law is learnt less well.
+    start = {"kappa": module.Closure(module.network(1)), "u": rod.start}
+    kappa, fit = module.learn(lambda m: rod.penalty(m, 1e-2), start, 20)
+    truth = module.law(module.U)
+    error = np.linalg.norm(kappa - truth) / np.linalg.norm(truth)
+    assert fit.converged and solving["error"] < error < 0.1
 
 
 def test_readme_code_runs_as_it_stands(engine):
