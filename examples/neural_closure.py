@@ -133,7 +133,7 @@ def main(
     each λ, χ², the steps, and κ at `U`. A picture goes to the folder `out`, if given."""
     with pi.engine.use(engine):
         rod, kappa = Rod(cells, seed), Closure(network(1))
-        ways = [("solving", None, rod.solving, {})]
+        ways: list[tuple] = [("solving", None, rod.solving, {})]
         for lam in weights:
             ways.append((f"penalty {lam:g}", lam, rod.penalty, {"u": rod.start}))
             ways.append((f"points {lam:g}", lam, rod.points, {"u": network(2)}))
