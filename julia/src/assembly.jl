@@ -129,7 +129,7 @@ end
 number_type(arrays...) = promote_type(Float64, map(eltype, arrays)...)
 ncells(A::Assembly) = size(A.cells, 2)
 
-function blocks(op::Operator, θ, G::NTuple{k,Any}) where {k}
+@inline function blocks(op::Operator, θ, G::NTuple{k,Any}) where {k}
     n = ntrials(op, Val(k))
     return ntuple(i -> ntuple(j -> block(op, θ, G, i, j), n), Val(k))
 end
@@ -161,7 +161,7 @@ end
     end
 end
 
-function pull_coefficients(op::Operator, G::NTuple{k,Any}, W) where {k}
+@inline function pull_coefficients(op::Operator, G::NTuple{k,Any}, W) where {k}
     n = ntrials(op, Val(k))
     return total(i -> total(j -> coefficient_pullback(op, G, W, i, j), n), Val(k))
 end

@@ -15,31 +15,32 @@
 
 const Vec{d,T} = NTuple{d,T}
 
-inner(a::Tuple, b::Tuple) = reduce(+, map(*, a, b))
-scaled(s, a::Tuple) = map(x -> s * x, a)
-plus(a::Tuple, b::Tuple) = map(plus, a, b)
-plus(a::Real, b::Real) = a + b
-times(A::Tuple, x::Tuple) = map(row -> inner(row, x), A)
-transposed(A::Tuple) = ntuple(j -> map(row -> row[j], A), Val(length(A[1])))
-outer(a::Tuple, b::Tuple) = map(x -> scaled(x, b), a)
-trace(A::NTuple{d,NTuple{d,Any}}) where {d} = reduce(+, ntuple(i -> A[i][i], Val(d)))
-flat(A::Tuple) = flat(A, Val(length(A)), Val(length(A[1])))
-flat(A, ::Val{r}, ::Val{c}) where {r,c} =
+@inline inner(a::Tuple, b::Tuple) = reduce(+, map(*, a, b))
+@inline scaled(s, a::Tuple) = map(x -> s * x, a)
+@inline plus(a::Tuple, b::Tuple) = map(plus, a, b)
+@inline plus(a::Real, b::Real) = a + b
+@inline times(A::Tuple, x::Tuple) = map(row -> inner(row, x), A)
+@inline transposed(A::Tuple) = ntuple(j -> map(row -> row[j], A), Val(length(A[1])))
+@inline outer(a::Tuple, b::Tuple) = map(x -> scaled(x, b), a)
+@inline trace(A::NTuple{d,NTuple{d,Any}}) where {d} =
+    reduce(+, ntuple(i -> A[i][i], Val(d)))
+@inline flat(A::Tuple) = flat(A, Val(length(A)), Val(length(A[1])))
+@inline flat(A, ::Val{r}, ::Val{c}) where {r,c} =
     ntuple(n -> A[(n - 1) ÷ c + 1][(n - 1) % c + 1], Val(r * c))
 as_rows(a::Tuple, ::Val{r}, ::Val{c}) where {r,c} =
     ntuple(i -> ntuple(j -> a[c * (i - 1) + j], Val(c)), Val(r))
-total(f::F, ::Val{n}) where {F,n} = reduce(plus, ntuple(f, Val(n)))
+@inline total(f::F, ::Val{n}) where {F,n} = reduce(plus, ntuple(f, Val(n)))
 
 # --- geometry -------------------------------------------------------------------------
 
 # Measure and gradients of the basis functions on a cell in its own space, whichever way it
 # is turned: the gradients are the rows of the inverse edge matrix.
-function geometry((x, y)::NTuple{2,Vec{1}})
+@inline function geometry((x, y)::NTuple{2,Vec{1}})
     h = y[1] - x[1]
     return abs(h), ((-inv(h),), (inv(h),))
 end
 
-function geometry((x, y, z)::NTuple{3,Vec{2}})
+@inline function geometry((x, y, z)::NTuple{3,Vec{2}})
     a, b = y .- x, z .- x
     det = a[1] * b[2] - a[2] * b[1]
     r = inv(det)
@@ -47,7 +48,7 @@ function geometry((x, y, z)::NTuple{3,Vec{2}})
     return abs(det) / 2, (.-(g .+ h), g, h)
 end
 
-function geometry((w, x, y, z)::NTuple{4,Vec{3}})
+@inline function geometry((w, x, y, z)::NTuple{4,Vec{3}})
     a, b, c = x .- w, y .- w, z .- w
     bc = cross3(b, c)
     det = inner(a, bc)
@@ -56,20 +57,20 @@ function geometry((w, x, y, z)::NTuple{4,Vec{3}})
     return abs(det) / 6, (.-(e .+ f .+ g), e, f, g)
 end
 
-cross3(a, b) =
+@inline cross3(a, b) =
     (a[2] * b[3] - a[3] * b[2], a[3] * b[1] - a[1] * b[3], a[1] * b[2] - a[2] * b[1])
 
 # On a facet: gradients along it, from the metric of its edges.
 geometry(::NTuple{1,Vec{1,T}}) where {T} = one(T), ((zero(T),),)
 
-function geometry((x, y)::NTuple{2,Vec{2}})
+@inline function geometry((x, y)::NTuple{2,Vec{2}})
     a = y .- x
     square = inner(a, a)
     g = a ./ square
     return sqrt(square), (.-g, g)
 end
 
-function geometry((x, y, z)::NTuple{3,Vec{3}})
+@inline function geometry((x, y, z)::NTuple{3,Vec{3}})
     a, b = y .- x, z .- x
     aa, ab, bb = inner(a, a), inner(a, b), inner(b, b)
     det = aa * bb - ab^2
@@ -103,9 +104,9 @@ gradient_pullback(::Operator, θ, G, W, i) = map(zero, G[i])
 """
 struct Diffusion <: Operator end
 ncoefficients(::Diffusion, d) = Val(1)
-block(::Diffusion, (κ,), G, i, j) = ((κ * inner(G[i], G[j]),),)
-coefficient_pullback(::Diffusion, G, W, i, j) = (W[i][j][1][1] * inner(G[i], G[j]),)
-function gradient_pullback(::Diffusion, (κ,), G::NTuple{k,Any}, W, i) where {k}
+@inline block(::Diffusion, (κ,), G, i, j) = ((κ * inner(G[i], G[j]),),)
+@inline coefficient_pullback(::Diffusion, G, W, i, j) = (W[i][j][1][1] * inner(G[i], G[j]),)
+@inline function gradient_pullback(::Diffusion, (κ,), G::NTuple{k,Any}, W, i) where {k}
     return scaled(κ, total(j -> scaled(W[i][j][1][1] + W[j][i][1][1], G[j]), Val(k)))
 end
 
@@ -117,11 +118,11 @@ end
 struct TensorDiffusion <: Operator end
 ncoefficients(::TensorDiffusion, ::Val{d}) where {d} = Val(d^2)
 tensor(θ, ::NTuple{d,Any}) where {d} = as_rows(θ, Val(d), Val(d))
-block(::TensorDiffusion, θ, G, i, j) =
+@inline block(::TensorDiffusion, θ, G, i, j) =
     ((inner(G[i], times(tensor(θ, G[j]), G[j])),),)
-coefficient_pullback(::TensorDiffusion, G, W, i, j) =
+@inline coefficient_pullback(::TensorDiffusion, G, W, i, j) =
     flat(scaled.(W[i][j][1][1], outer(G[i], G[j])))
-function gradient_pullback(::TensorDiffusion, θ, G::NTuple{k,Any}, W, i) where {k}
+@inline function gradient_pullback(::TensorDiffusion, θ, G::NTuple{k,Any}, W, i) where {k}
     K = tensor(θ, G[i])
     as_test = total(j -> scaled(W[i][j][1][1], G[j]), Val(k))
     as_trial = total(j -> scaled(W[j][i][1][1], G[j]), Val(k))
@@ -140,9 +141,9 @@ needs_gradients(::Mass) = false
 components(::Mass{c}, d) where {c} = (Val(c), Val(c))
 # ∫ φ_i φ_j = T (1 + δ_ij) / k (k + 1)
 overlap(::NTuple{k,Any}, i, j) where {k} = (1 + (i == j)) / (k * (k + 1))
-block(::Mass{c}, (ρ,), G, i, j) where {c} =
+@inline block(::Mass{c}, (ρ,), G, i, j) where {c} =
     ntuple(a -> ntuple(b -> (a == b) * overlap(G, i, j) * ρ, Val(c)), Val(c))
-coefficient_pullback(::Mass, G, W, i, j) = (overlap(G, i, j) * trace(W[i][j]),)
+@inline coefficient_pullback(::Mass, G, W, i, j) = (overlap(G, i, j) * trace(W[i][j]),)
 
 """
     Advection()
@@ -151,8 +152,8 @@ coefficient_pullback(::Mass, G, W, i, j) = (overlap(G, i, j) * trace(W[i][j]),)
 """
 struct Advection <: Operator end
 ncoefficients(::Advection, d) = d
-block(::Advection, b, G::NTuple{k,Any}, i, j) where {k} = ((inner(b, G[j]) / k,),)
-coefficient_pullback(::Advection, G::NTuple{k,Any}, W, i, j) where {k} =
+@inline block(::Advection, b, G::NTuple{k,Any}, i, j) where {k} = ((inner(b, G[j]) / k,),)
+@inline coefficient_pullback(::Advection, G::NTuple{k,Any}, W, i, j) where {k} =
     scaled(W[i][j][1][1] / k, G[j])
 gradient_pullback(::Advection, b, G::NTuple{k,Any}, W, i) where {k} =
     scaled(total(j -> W[j][i][1][1], Val(k)) / k, b)
@@ -166,18 +167,18 @@ struct Elasticity <: Operator end
 ncoefficients(::Elasticity, d) = Val(2)
 components(::Elasticity, d) = (d, d)
 # B_ab = λ G_ia G_jb + μ (G_ib G_ja + δ_ab G_i⋅G_j)
-function block(::Elasticity, (μ, λ), G, i, j)
+@inline function block(::Elasticity, (μ, λ), G, i, j)
     g, h = G[i], G[j]
     along = μ * inner(g, h)
     return with_diagonal(plus(outer(scaled(λ, g), h), outer(scaled(μ, h), g)), along)
 end
-with_diagonal(A::NTuple{d,Any}, s) where {d} =
+@inline with_diagonal(A::NTuple{d,Any}, s) where {d} =
     ntuple(a -> ntuple(b -> a == b ? A[a][b] + s : A[a][b], Val(d)), Val(d))
-function coefficient_pullback(::Elasticity, G, W, i, j)
+@inline function coefficient_pullback(::Elasticity, G, W, i, j)
     g, h, w = G[i], G[j], W[i][j]
     return inner(h, times(w, g)) + trace(w) * inner(g, h), inner(g, times(w, h))
 end
-function gradient_pullback(::Elasticity, (μ, λ), G::NTuple{k,Any}, W, i) where {k}
+@inline function gradient_pullback(::Elasticity, (μ, λ), G::NTuple{k,Any}, W, i) where {k}
     return total(Val(k)) do j
         w, z, h = W[i][j], transposed(W[j][i]), G[j]  # as test, as trial function
         sums = plus(w, z)
@@ -198,6 +199,6 @@ ncoefficients(::Load{c}, d) where {c} = Val(c)
 needs_gradients(::Load) = false
 ntrials(::Load, k) = Val(1)
 components(::Load{c}, d) where {c} = (Val(c), Val(1))
-block(::Load, f, G::NTuple{k,Any}, i, j) where {k} = map(x -> (x / k,), f)
-coefficient_pullback(::Load, G::NTuple{k,Any}, W, i, j) where {k} =
+@inline block(::Load, f, G::NTuple{k,Any}, i, j) where {k} = map(x -> (x / k,), f)
+@inline coefficient_pullback(::Load, G::NTuple{k,Any}, W, i, j) where {k} =
     map(row -> row[1] / k, W[i][j])
