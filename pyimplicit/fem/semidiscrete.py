@@ -113,7 +113,7 @@ class Semidiscrete:
     def _system(self, moment: Moment):
         """K `(nnz,)` and b `(size,)` of a linear problem."""
         V, form = self.V, self.problem.form
-        if self.problem._is_fast(None):
+        if self.problem._is_fast():
             own = {n: c for n, c in moment.found[0].items() if n not in self._others}
             values, at_zero = form.assemble(V, own)
             at_zero = jnp.zeros(V.size, self.dtype) if at_zero is None else at_zero
