@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import threading
 from collections import OrderedDict
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -113,9 +113,10 @@ def _solve(pattern, values, b, *, how: Krylov, throw: bool):
     def solver(transpose: bool):
         def solve(_, rhs):
             out = [jax.ShapeDtypeStruct(b.shape, b.dtype), scalar("int32"), scalar(b.dtype)]
-            flags = {"pattern": pattern.key, "transpose": transpose, "throw": throw}
-            flags = {name: int(flag) for name, flag in flags.items()}
-            x, *stats = call(_target(how), values, rhs, out=out, **flags)
+            x, *stats = call(
+                _target(how), values, rhs, out=out,
+                pattern=pattern.key, transpose=int(transpose), throw=int(throw),
+            )  # fmt: skip
             return x, tuple(stats)
 
         return solve
@@ -174,16 +175,16 @@ def _one(how: Krylov, attributes, values, b):
     if A is None:
         return failed(Status.not_symmetric)
     unit = b / size
-    options = {"M": M, "rtol": how.rtol, "maxiter": how.max_steps}
+    options: dict[str, Any] = {"M": M, "rtol": how.rtol, "maxiter": how.max_steps}
     if how.method == "cg":
         y, _ = spla.cg(A, unit, atol=0.0, **options)
     elif how.method == "minres":
-        y, _ = spla.minres(A, unit, **(options | {"rtol": how.rtol / 10}))
+        y, _ = spla.minres(A, unit, M=M, rtol=how.rtol / 10, maxiter=how.max_steps)
     else:
         cycles = -(-how.max_steps // how.restart)
         options |= {"restart": how.restart, "maxiter": cycles}
         y, _ = spla.gmres(A, unit, atol=0.0, **options)
-    error = np.linalg.norm(unit - A @ y)  # the method's own word is not asked
+    error = float(np.linalg.norm(unit - A @ y))  # the method's own word is not asked
     if not error <= 10 * how.rtol:
         return failed(Status.inaccurate, error)
     return y * size, Status.converged, error
@@ -218,10 +219,15 @@ def _preconditioner(how: Krylov, A):
         return pyamg.smoothed_aggregation_solver(A, symmetry=symmetry).aspreconditioner()
     lu = spla.spilu(sp.csc_matrix(A), drop_tol=1e-3, fill_factor=10)
     if how.method == "gmres":
-        return spla.LinearOperator(A.shape, lu.solve, dtype=float)
+        return _operator(A, lu.solve)
     # What is dropped is not symmetric: the mean with the transpose is.
     both = lambda b: (lu.solve(b) + lu.solve(b, "T")) / 2
-    return spla.LinearOperator(A.shape, both, dtype=float)
+    return _operator(A, both)
+
+
+def _operator(A, product):
+    # Known to SciPy's stubs by an overload that pyright does not find.
+    return spla.LinearOperator(A.shape, matvec=product, dtype=A.dtype)  # type: ignore[reportCallIssue]
 
 
 def _has_pyamg() -> bool:
