@@ -118,3 +118,29 @@ def test_bad_options_are_refused(call, words):
     with pytest.raises((ValueError, TypeError), match=words) as caught:
         call()
     assert "Got" in str(caught.value)
+
+
+def test_functions_that_jump_between_nodes_are_seen():
+    """On few nodes an energy has no lower bound: u jumps to large values between them.
+    Steps are judged on other nodes too, so that the energy on a fine rule goes down."""
+    corner = ritz.Slit().corner
+    net = ritz.Features((None, corner), ritz.MLP(4, 8, 1, key=KEY))
+    slit = ritz.Slit()
+    f = Functional(ritz.poisson(1.0, reaction=1.0), slit, ritz.Exact(), net)
+    rule, other, fine = (slit.gauss(n, 2) for n in (4, 5, 8))
+    optimizer = ritz.LevenbergMarquardt()
+
+    @jax.jit
+    def run(theta, judge):
+        def step(carry, _):
+            on = Discrete(f, rule, 0, jax.tree.map(jnp.asarray, judge))
+            *carry, _ = optimizer.step(on, *carry)
+            return tuple(carry), None
+
+        start = theta, optimizer.init(theta)
+        theta, _ = jax.lax.scan(step, start, None, length=30)[0]
+        return Discrete(f, rule, 0).value(theta), f.pure(theta, fine)
+
+    alone, judged = run(f.theta, rule), run(f.theta, other)
+    assert alone[0] < -0.2 and alone[1] > -0.1  # wonderful, on its own nodes
+    assert abs(judged[1] - judged[0]) < 3e-3 and judged[1] < -0.143

@@ -101,12 +101,14 @@ class Functional:
 @dataclasses.dataclass(frozen=True, eq=False)
 class Discrete:
     """The functional on the nodes of one step: a function of θ alone. What an optimiser
-    is given. `held`: what the boundary treatment holds between steps."""
+    is given. `held`: what the boundary treatment holds between steps. `check`: other
+    nodes, that steps are judged by too."""
 
     functional: Functional
     rule: Rule
     step: Any
     held: Any = ()
+    check: Rule | None = None
 
     @property
     def data(self):
@@ -122,6 +124,24 @@ class Discrete:
             )
             total += summed(node, (*self.rule.boundary, self.data), f.chunk)
         return total
+
+    def rise(self, theta: jax.Array) -> Callable[[jax.Array], jax.Array]:
+        """new θ -> by how much the energy is higher there, on the worse of the two rules.
+
+        On any nodes the energy has no lower bound: a function that jumps between them
+        pays nothing for its slope. Metric steps find such functions; on other nodes they
+        are seen.
+        """
+        problems = [self]
+        if self.check is not None:
+            problems.append(dataclasses.replace(self, rule=self.check, check=None))
+        start = [p.value(theta) for p in problems]
+
+        def of(new):
+            rises = [p.value(new) - e for p, e in zip(problems, start, strict=True)]
+            return jnp.max(jnp.stack(rises))
+
+        return of
 
     def _parts(self, theta) -> Iterator[tuple[Callable, Callable, tuple]]:
         """For each of the two places: jets and density as functions of one node, and the

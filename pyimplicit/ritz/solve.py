@@ -1,5 +1,6 @@
 """The entry point of `pi.ritz`."""
 
+import dataclasses
 import math
 import os
 import time
@@ -149,10 +150,14 @@ def _compiled(functional: Functional, optimizer: AbstractOptimizer):
 
     @eqx.filter_jit
     def run(theta, state, quadrature, key, done, n):
+        judge = _other(quadrature)
+
         def step(carry, i):
             theta, (own, held) = carry
-            rule = quadrature.at(functional, theta, jax.random.fold_in(key, i))
-            problem = Discrete(functional, rule, i, held)
+            mine, other = jax.random.split(jax.random.fold_in(key, i))
+            rule = quadrature.at(functional, theta, mine)
+            check = judge.at(functional, theta, other)
+            problem = Discrete(functional, rule, i, held, check)
             theta, own, info = optimizer.step(problem, theta, own)
             held = functional.boundary.advance(held, problem, theta)
             return (theta, (own, held)), info
@@ -161,6 +166,15 @@ def _compiled(functional: Functional, optimizer: AbstractOptimizer):
         return *carry, infos
 
     return run
+
+
+def _other(quadrature: AbstractQuadrature) -> AbstractQuadrature:
+    """Nodes of as many points or so, none of which are those of `quadrature`."""
+    if isinstance(quadrature, Gauss):
+        return dataclasses.replace(quadrature, points=quadrature.points + 1)
+    if getattr(quadrature, "fixed", False):
+        return dataclasses.replace(quadrature, fixed=False)
+    return quadrature
 
 
 def _report(step, energy, reference, **more) -> Report:

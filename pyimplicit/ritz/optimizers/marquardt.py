@@ -74,7 +74,7 @@ class LevenbergMarquardt(AbstractOptimizer):
             product = lambda v: G @ v
             s = damped(G, g, state.damping * jnp.mean(jnp.abs(jnp.diagonal(G))))
         promised = -(g @ s) - 0.5 * s @ product(s)
-        gained = energy - problem.value(theta + s)
+        gained = -problem.rise(theta)(theta + s)
         # Where both are round-off of the energy the step is as good as its model.
         noise = 10 * jnp.finfo(theta.dtype).eps * jnp.abs(energy)
         ratio = (gained + noise) / (promised + noise)

@@ -72,26 +72,27 @@ class NaturalGradient(AbstractOptimizer):
             scale = jnp.mean(jnp.abs(jnp.diagonal(G)))
         steps = jax.lax.map(solve, dampings * scale)
         decrements = -0.5 * steps @ g
-        new, length, k = search(problem.value, energy, theta, steps, self.lengths)
+        new, length, k = search(problem.rise(theta), energy, theta, steps, self.lengths)
         return new, state, info(energy, g, decrements[k], length)
 
 
-def search(merit, start, theta, steps, lengths: int):
+def search(rise, energy, theta, steps, lengths: int):
     """θ after the best of `steps`, `(k, p)`, times 1, 1/2, …; the length; which step.
 
-    Zero length if nothing is below `start`, but for what rounding may hide.
+    `rise`: new θ -> by how much the energy is higher. Zero length if it is higher for all
+    of them, but for what rounding may hide.
     """
     grid = 0.5 ** jnp.arange(lengths, dtype=theta.dtype)
 
     def along(step):
-        return jax.lax.map(lambda t: merit(theta + t * step), grid)
+        return jax.lax.map(lambda t: rise(theta + t * step), grid)
 
     values = jax.vmap(along)(steps).ravel()
     values = jnp.where(jnp.isfinite(values), values, jnp.inf)
     best = jnp.argmin(values)
     k, i = best // lengths, best % lengths
-    slack = 10 * jnp.finfo(theta.dtype).eps * jnp.abs(start)
-    length = jnp.where(values[best] <= start + slack, grid[i], 0.0)
+    slack = 10 * jnp.finfo(theta.dtype).eps * jnp.abs(energy)
+    length = jnp.where(values[best] <= slack, grid[i], 0.0)
     step = jnp.where(length > 0, steps[k], 0.0)  # a step that is NaN must not spread
     return theta + length * step, length, k
 
