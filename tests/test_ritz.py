@@ -206,7 +206,7 @@ def test_an_interval_to_six_digits():
     )
     result = ritz.solve(
         INTERVAL.energy, INTERVAL.domain, ritz.Exact(), model,
-        quadrature=ritz.Gauss(4, 6), steps=60, reference=INTERVAL.least,
+        quadrature=ritz.Gauss(4, 6), steps=120, reference=INTERVAL.least,
         fine=ritz.Gauss(6, 40).rule(INTERVAL.domain),
     )  # fmt: skip
     assert relative(result.field, INTERVAL) < 1e-6
