@@ -133,7 +133,7 @@ def test_functions_that_jump_between_nodes_are_seen():
     @jax.jit
     def run(theta, judge):
         def step(carry, _):
-            on = Discrete(f, rule, 0, jax.tree.map(jnp.asarray, judge))
+            on = Discrete(f, rule, 0, check=jax.tree.map(jnp.asarray, judge))
             *carry, _ = optimizer.step(on, *carry)
             return tuple(carry), None
 

@@ -41,8 +41,8 @@ class Degeneracy(NamedTuple):
     `parameters`: of the network. `rank`: directions that are kept. `kept`, `dropped`: the
     least eigenvalue of G that is kept and the largest that is not, as parts of the largest
     of all. `curvature`: the least and the largest eigenvalue of the Hessian in y; near 1
-    if the family is nearly flat, and not positive if the point is no minimum: then do
-    not use its derivatives. `missed`: ½ Σ gᵢ²/λᵢ over what was dropped, the energy that
+    if the family is nearly flat, and not positive, or NaN, if the point is no minimum: then
+    do not use its derivatives. `missed`: ½ Σ gᵢ²/λᵢ over what was dropped, the energy that
     these directions might have gained (λᵢ taken at least 1e-15 of the largest).
     """
 
