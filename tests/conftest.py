@@ -50,6 +50,17 @@ def engine(request):
         yield request.param
 
 
+@pytest.fixture(autouse=True)
+def _default_engine(request):
+    """`engine` stays as the last test had it; tests of Julia alone must not see that."""
+    alone = request.node.get_closest_marker("julia") is not None
+    if not alone or "engine" in request.fixturenames:
+        yield
+        return
+    with pi.engine.use("auto"):
+        yield
+
+
 def pytest_sessionfinish(session):
     """Each process says which Julia ran in it."""
     if pi.julia.started():
