@@ -136,9 +136,8 @@ def _cycle(A: Callable, r, size, tol, m: int, steps_left):
         w, h = _orthogonal(s.V, w, length)
         beta = jnp.linalg.norm(w)
         small = jnp.maximum(eps * length, tiny)
-        broke = (
-            beta <= small
-        )  # the space is closed: the solution is in it, or A is singular
+        # Then the space is closed: the solution is in it, or A is singular.
+        broke = beta <= small
         w = jnp.where(broke, 0.0, w / jnp.where(broke, 1.0, beta))
         beta = jnp.maximum(beta, small)
         slope, norm = s.nu @ h, jnp.linalg.norm(s.nu)
