@@ -175,6 +175,10 @@ def layer(
 
     **Returns:** the `Layer`, and the `RitzResult` of the training.
 
+    The minimum is one on the nodes of `quadrature`, and is not judged on others: with too
+    few nodes for the directions that are kept, u jumps between them and its derivatives are
+    wrong. Compare with more nodes, or a larger `cutoff` (near singularities 1e-4).
+
     For parameters far from `params` a conditioned network may serve better: `Family`.
     """
     if not callable(energy):
