@@ -50,6 +50,8 @@ def sparse_problems() -> tuple[SparseProblem, ...]:
     random = sp.random_array((n, n), density=0.3, rng=rng) + 3 * sp.eye_array(n)
     advection = laplacian(4) + 5 * sp.kron(np.eye(4), np.diag(np.ones(3), 1))
     symmetric = sp.random_array((n, n), density=0.3, rng=rng) - 2 * sp.eye_array(n)
+    rows = np.random.default_rng(1).normal(size=(3, 9))
+    saddle = np.block([[laplacian(3).toarray(), rows.T], [rows, -0.1 * np.eye(3)]])
     wave = laplacian(4).astype(complex) - (2.0 + 0.3j) * sp.eye_array(16)
     return (
         _problem("scalar", np.array([[3.0]]), "general"),
@@ -57,6 +59,7 @@ def sparse_problems() -> tuple[SparseProblem, ...]:
         _problem("random", random, "general", rng),
         _problem("advection", advection, "general", rng),
         _problem("poisson", laplacian(4), "spd", rng),
+        _problem("saddle", saddle, "quasidefinite", rng),
         _problem("indefinite", symmetric + symmetric.T, "symmetric", rng),
         _problem("helmholtz", wave, "symmetric", rng),
     )

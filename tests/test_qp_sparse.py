@@ -1,5 +1,7 @@
 """Sparse quadratic programmes: the dense ones' answers, and sizes that no dense one has."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,10 @@ import pytest
 import scipy.sparse as sp
 
 import pyimplicit as pi
+from pyimplicit.optimize import qp_assemble
+from pyimplicit.optimize.pseudo_inverse import pseudo_inverse
+from pyimplicit.optimize.qp_kkt import KKT, KKTSolver, Sets, condense, refined
+from pyimplicit.optimize.qp_sparse import sparse_programme
 
 
 N, P_ROWS, M_ROWS = 8, 2, 5
@@ -137,6 +143,46 @@ def test_sparse_programmes_read_kinks_like_dense_ones():
 
     np.testing.assert_allclose(run(jnp.ones(1)), [0.5, 0.0, 0.5], atol=1e-6)
     np.testing.assert_allclose(run(-jnp.ones(1)), [-0.5, -1.0, -0.5], atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["whole", "condensed"])
+def test_each_form_of_the_optimality_conditions_is_solved(form, monkeypatch):
+    # Multipliers eliminated or not; strictly and weakly active rows.
+    monkeypatch.setattr(qp_assemble, "condenses", lambda *_: form == "condensed")
+    P, q, A, b, G, h, lb, ub = data()
+    patterns, values = zip(*map(operator, (P, A, G)), strict=True)
+    rng = np.random.default_rng(4)
+    rows = M_ROWS + 2 * N
+    active = jnp.asarray(rng.random(rows) < 0.3).at[3].set(False)
+    weak = jnp.zeros(rows, bool).at[jnp.array([0, 3])].set(True)
+    right = jnp.asarray(rng.normal(size=N + P_ROWS + rows))
+
+    @jax.jit
+    def run(values):
+        operators = (pi.SparseOperator(p, v) for p, v in zip(patterns, values, strict=True))
+        P, A, G = operators
+        problem = sparse_programme((P, q, A, b, G, h, lb, ub))
+        K = KKT.of(problem, Sets(active & ~weak, weak & False))
+        L: Any = condense(K)
+        v, error = refined(K, L, right)
+        kink = KKT.of(problem, Sets(active & ~weak, weak))
+        both = kink, kink.transpose()
+        ours = [KKTSolver(L)._weakly(K, L, right) for K in both]
+        return (
+            K.mv(v),
+            error,
+            L.pattern.shape,
+            ours,
+            [pseudo_inverse(K.as_matrix(), right)[0] for K in both],
+        )
+
+    back, error, shape, ours, svd = run(values)
+    assert shape[0] == (N if form == "condensed" else N + P_ROWS + M_ROWS)
+    assert error < 1e-13
+    np.testing.assert_allclose(back, right, atol=1e-12)
+    for (v, ok), wanted in zip(ours, svd, strict=True):
+        assert ok
+        np.testing.assert_allclose(v, wanted, atol=1e-9)
 
 
 @pytest.mark.julia

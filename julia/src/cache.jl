@@ -92,8 +92,9 @@ end
 
 # The factor of these values: a kept one where they are the same, else an empty one.
 function find_factor(pattern::SparsePattern, values::Vector{T}) where {T}
-    T <: Complex && pattern.structure == SPD && throw(ArgumentError(
-        "a pattern with structure \"spd\" takes real values; use \"symmetric\"."))
+    T <: Complex && halved(pattern.structure) && throw(ArgumentError(
+        "a pattern with structure \"spd\" or \"quasidefinite\" takes real values; " *
+        "use \"symmetric\"."))
     lock(CACHE_LOCK)
     try
         list = get!(Vector{Factor{T}}, kept(T), pattern.id)

@@ -29,7 +29,8 @@ function factorise!(factor::Factor{T}) where {T}
     status = compress!(factor.nzval, pattern, factor.values)
     if status == CONVERGED
         factor.norm, factor.normᵀ = norms(pattern, factor.nzval)
-        status = pattern.structure == SPD ? cholesky!(factor) : lu!(factor)
+        status = pattern.structure == SPD ? cholesky!(factor) :
+                 pattern.structure == QUASIDEFINITE ? ldlt!(factor) : lu!(factor)
     end
     stored = sizeof(factor.values) + sizeof(factor.nzval) + stored_bytes(factor.numeric)
     free!(make_room!(factor, stored))
@@ -64,12 +65,15 @@ struct CholeskyAnalysis
     places::CHOLMOD.Sparse{Float64,Int}
 end
 
-function cholesky!(factor::Factor{Float64})
-    pattern, nzval = factor.pattern, factor.nzval
-    start = analysis(pattern, CholeskyAnalysis) do
+cholesky_analysis(factor) =
+    analysis(factor.pattern, CholeskyAnalysis) do
         A = CHOLMOD.Sparse(Symmetric(matrix(factor), :L))
         CholeskyAnalysis(CHOLMOD.symbolic(A), A)
     end
+
+function cholesky!(factor::Factor{Float64})
+    pattern, nzval = factor.pattern, factor.nzval
+    start = cholesky_analysis(factor)
     # Fresh memory has to be mapped page by page: a tenth of the factorisation.
     spare = make_room!(factor, 2 * sizeof(factor.values) + stored_bytes(start.symbolic))
     F = spare === nothing ? copy(start.symbolic) : spare::CHOLMOD.Factor{Float64,Int}
@@ -90,15 +94,59 @@ end
 
 # CHOLMOD.cholesky!, but it reads `nzval` where they lie: to build a CHOLMOD.Sparse costs
 # a twentieth of the factorisation.
-function numeric_cholesky!(F, places, nzval, shift)
+numeric_cholesky!(F, places, nzval, shift) =
+    CHOLMOD.@cholmod_param final_ll = true begin
+        numeric_factor!(F, places, nzval, shift)
+    end
+
+numeric_ldlt!(F, places, nzval) =
+    CHOLMOD.@cholmod_param final_ll = false begin
+        CHOLMOD.@cholmod_param supernodal = 0 begin
+            numeric_factor!(F, places, nzval, 0.0)
+        end
+    end
+
+function numeric_factor!(F, places, nzval, shift)
     A = unsafe_load(pointer(places))  # a copy of the C struct, not of its arrays
     A.x = pointer(nzval)
-    GC.@preserve places nzval A CHOLMOD.@cholmod_param final_ll = true begin
+    GC.@preserve places nzval A begin
         LibSuiteSparse.cholmod_l_factorize_p(
             pointer_from_objref(A), [shift, 0.0], C_NULL, 0, F, CHOLMOD.getcommon(Int))
     end
     return F
 end
+
+# A quasi-definite matrix has an LDLᵀ with any order of its pivots (Vanderbei 1995,
+# doi:10.1137/0805005), so an order that saves fill. With a positive diagonal it is positive
+# definite, and a supernodal LLᵀ is faster. Pivots are not judged: the smallest belong to
+# the regularisation, which the caller refines away; the residual is.
+struct LDLAnalysis
+    start::CholeskyAnalysis
+end
+
+function ldlt!(factor::Factor{Float64})
+    pattern, nzval = factor.pattern, factor.nzval
+    definite = all(k -> k > 0 && nzval[k] > 0, diagonal_places(pattern))
+    start = definite ? cholesky_analysis(factor) : ldl_analysis(factor)
+    F = copy(start.symbolic)
+    if definite
+        numeric_cholesky!(F, start.places, nzval, 0.0)
+    else
+        numeric_ldlt!(F, start.places, nzval)
+    end
+    issuccess(F) && (factor.numeric = F; return CONVERGED)
+    free!(F)
+    return SINGULAR
+end
+
+ldl_analysis(factor) =
+    analysis(factor.pattern, LDLAnalysis) do
+        A = CHOLMOD.Sparse(Symmetric(matrix(factor), :L))
+        symbolic = CHOLMOD.@cholmod_param supernodal = 0 begin
+            CHOLMOD.symbolic(A)
+        end
+        LDLAnalysis(CholeskyAnalysis(symbolic, A))
+    end.start
 
 # min l² / a over the pivots. In the lower triangle of a definite matrix the diagonal
 # leads each column.

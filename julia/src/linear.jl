@@ -7,9 +7,9 @@ const REFINE = 1e-13
     sparse_solve(pattern, values, b; transposed = false) -> x
 
 Solve ``A x = b`` (or ``Aᵀ x = b``) where `A` has the entries `values` at the places of
-`pattern`. CHOLMOD for `structure = "spd"`, else UMFPACK; the symbolic analysis is made
-once per pattern, and the factorisation of equal values is found again. It is solved in
-double precision; `x` has the common element type of `values` and `b`.
+`pattern`. CHOLMOD for "spd" and "quasidefinite", else UMFPACK; the symbolic analysis
+is made once per pattern, and the factorisation of equal values is found again. It is solved
+in double precision; `x` has the common element type of `values` and `b`.
 
 # Arguments
 - `pattern::SparsePattern`, `n × n`.
@@ -24,7 +24,8 @@ From ``A x = b``: ``A ẋ = ḃ - Ȧ x``, one solve with the same factor. With `
 
 # Throws
 - [`SolveError`](@ref) for a singular, indefinite, non-finite or badly scaled matrix.
-- `DimensionMismatch` if a length is wrong; `ArgumentError` for complex values of "spd".
+- `DimensionMismatch` if a length is wrong; `ArgumentError` for complex values of "spd"
+  or "quasidefinite".
 """
 function sparse_solve(
     pattern::SparsePattern, values::AbstractVector, b::AbstractVecOrMat; transposed = false)

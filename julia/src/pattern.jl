@@ -1,21 +1,26 @@
-@enum Structure GENERAL SYMMETRIC SPD
+@enum Structure GENERAL SYMMETRIC SPD QUASIDEFINITE
 
 function structure(name::AbstractString)
     name == "general" && return GENERAL
     name == "symmetric" && return SYMMETRIC
     name == "spd" && return SPD
-    throw(ArgumentError(
-        "`structure` must be \"general\", \"symmetric\" or \"spd\". Got \"$name\"."))
+    name == "quasidefinite" && return QUASIDEFINITE
+    throw(ArgumentError("`structure` must be \"general\", \"symmetric\", \"spd\" or " *
+                        "\"quasidefinite\". Got \"$name\"."))
 end
+
+# Structures of which the compressed columns hold the lower triangle.
+halved(structure::Structure) = structure == SPD || structure == QUASIDEFINITE
 
 """
     SparsePattern(rows, cols, n; structure = "general")
 
 The places of the stored entries of a sparse `n × n` matrix, each once, in any order.
 
-With `structure = "symmetric"` or `"spd"` both triangles are stored and the matrix of
-`values` is *defined* as their symmetric part, so that each stored entry has a derivative
-that agrees with finite differences in that entry alone.
+With `structure = "symmetric"`, `"spd"` or `"quasidefinite"` (a positive and a negative
+definite diagonal block, in any order) both triangles are stored and the matrix of `values`
+is *defined* as their symmetric part, so that each stored entry has a derivative that agrees
+with finite differences in that entry alone.
 
 The pattern owns its symbolic analyses; see [`sparse_solve`](@ref).
 
@@ -27,7 +32,7 @@ struct SparsePattern
     structure::Structure
     rows::Vector{Int}          # of the stored entries, as the user ordered them
     cols::Vector{Int}
-    colptr::Vector{Int}        # compressed columns; the lower triangle only for SPD
+    colptr::Vector{Int}        # compressed columns; the lower triangle only where `halved`
     rowval::Vector{Int}
     slot::Vector{Int}          # entry k of the columns is values[slot[k]] …
     partner::Vector{Int}       # … and values[partner[k]] is its mirror image
@@ -53,7 +58,7 @@ function SparsePattern(rows, cols, n::Integer; structure::AbstractString = "gene
     if kind != GENERAL
         Aᵀ = sparse(transpose(A))
         A.colptr == Aᵀ.colptr && rowvals(A) == rowvals(Aᵀ) || missing_mirror(rows, cols)
-        kind == SPD && ((A, Aᵀ) = (tril(A), tril(Aᵀ)))
+        halved(kind) && ((A, Aᵀ) = (tril(A), tril(Aᵀ)))
         partner = nonzeros(Aᵀ)
     end
     return SparsePattern(
@@ -124,7 +129,7 @@ function residual!(R, pattern::SparsePattern, nzval, X, B, transposed::Bool)
     rows, colptr = pattern.rowval, pattern.colptr
     @inbounds for c in axes(X, 2), j in 1:(pattern.n)
         x = X[j, c]
-        if pattern.structure == SPD  # the lower triangle stands for both
+        if halved(pattern.structure)  # the lower triangle stands for both
             s = zero(eltype(R))
             for k in colptr[j]:(colptr[j + 1] - 1)
                 i = rows[k]
@@ -158,7 +163,7 @@ function norms(pattern::SparsePattern, nzval::Vector)
     @inbounds for j in 1:(pattern.n), k in pattern.colptr[j]:(pattern.colptr[j + 1] - 1)
         i, a = pattern.rowval[k], magnitude(nzval[k])
         byrow[i] += a
-        if pattern.structure == GENERAL || (pattern.structure == SPD && i != j)
+        if pattern.structure == GENERAL || (halved(pattern.structure) && i != j)
             bycol[j] += a
         end
     end

@@ -22,6 +22,10 @@
         (; P, q, Aᵀ, b, Gᵀ, d) = W.given
         foreach(a -> fill!(a, 1), (P, q, Aᵀ, b, Gᵀ, d, W.live))
         solve!(W, 1e-9, 60)
+        register_programme(
+            0, 2, 1, 1, ([0, 1], [0, 1]), ([0], [1]), ([0, 0], [0, 1]), true, true)
+        solve!(QPWorkspace(known_programme(0)), 1e-9, 60)
+        delete!(KNOWN_PROGRAMMES, 0)
         counters()
         clear!()
     end

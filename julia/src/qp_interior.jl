@@ -1,7 +1,8 @@
 # Mehrotra's predictor-corrector method from an infeasible start, of one scaled programme.
 # See `pyimplicit/optimize/qp_interior.py` for the derivation: with slacks s = d - C x > 0
 # and W = diag(z/s) a step is one Cholesky factorisation of P + ρI + AᵀA/δ + CᵀWC; of sparse
-# matrices an LDLᵀ factorisation before condensing, see `qp_system.jl`.
+# matrices, where that is less work, an LDLᵀ factorisation before condensing, see
+# `qp_system.jl`.
 #
 # Mehrotra 1992, doi:10.1137/0802028; Friedlander, Orban 2012, doi:10.1007/s12532-012-0035-2
 # (ρ = δ = √ε); Vandenberghe 2010, *The CVXOPT linear and quadratic cone program solvers*.

@@ -7,13 +7,14 @@ const KNOWN_PROGRAMMES = Dict{Int64,SparseStructure}()
     register_programme(key, n, p, m, P, A, G, lower, upper)
 
 Make a sparse programme's structure (rows and columns from 0) known under its content key.
+Returns whether the condensed matrix takes less work than the whole one.
 """
 function register_programme(key::Integer, n, p, m, P, A, G, lower, upper)
     places(M) = Vector{Int}(M[1]) .+ 1, Vector{Int}(M[2]) .+ 1
     of = SparseStructure(Int(n), Int(p), Int(m), places(P), places(A), places(G),
         Bool(lower), Bool(upper))
     lock(() -> get!(KNOWN_PROGRAMMES, Int64(key), of), PATTERNS_LOCK)
-    return nothing
+    return of.small !== nothing
 end
 
 function known_programme(key::Int64)

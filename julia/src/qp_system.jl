@@ -1,4 +1,5 @@
-# The linear systems of a quadratic programme, condensed (dense) or as a whole (sparse):
+# The linear systems of a quadratic programme, condensed (dense, and sparse where that takes
+# less work) or as a whole:
 #
 #     [P + ρI  Aᵀ   Cᵀ  ] [dx]   [-r_x]
 #     [A      -δI       ] [dy] = [-r_y]     w ≥ 0; rows with w = 0 do not count: dz = t
@@ -41,89 +42,72 @@ end
 
 # --- sparse --------------------------------------------------------------------------
 
-"""
-    SparseStructure(n, p, m, P, A, G, lower, upper)
-
-Where a sparse programme has entries: pairs (rows, columns), in the order of their values;
-P the whole of a symmetric matrix. The system above, its lower triangle with the bounds'
-rows eliminated, is analysed once.
-"""
-struct SparseStructure
-    P::SparseMatrixCSC{Float64,Int}
-    Aᵀ::SparseMatrixCSC{Float64,Int}
-    Gᵀ::SparseMatrixCSC{Float64,Int}
-    slots::NTuple{3,Vector{Int}}      # of the values of P, A, G in those
-    K::SparseMatrixCSC{Float64,Int}   # the lower triangle of the system
-    lower_P::Vector{Int}              # entries of P in that triangle
-    at::NTuple{3,Vector{Int}}         # where those, and the entries of Aᵀ, Gᵀ, are in K
-    diagonal::Vector{Int}             # where K's diagonal is
-    places::CHOLMOD.Sparse{Float64,Int}
-    symbolic::CHOLMOD.Factor{Float64,Int}
-    lower::Bool
-    upper::Bool
-end
-
-function SparseStructure(n, p, m, P, A, G, lower::Bool, upper::Bool)
-    place(rows, cols, k, l) = sparse(rows, cols, zeros(length(rows)), k, l)
-    made = place(P..., n, n), place(A[2], A[1], n, p), place(G[2], G[1], n, m)
-    slots = positions(made[1], P...), positions(made[2], A[2], A[1]),
-    positions(made[3], G[2], G[1])
-    (i, j, _), (a, e, _), (g, c, _) = map(stored, made)
-    below = findall(i .>= j)
-    d = 1:(n + p + m)
-    rows = [i[below]; n .+ e; n + p .+ c; d]
-    cols = [j[below]; a; g; d]
-    K = place(rows, cols, n + p + m, n + p + m)
-    at = positions(K, i[below], j[below]), positions(K, n .+ e, a),
-    positions(K, n + p .+ c, g)
-    places = CHOLMOD.Sparse(Symmetric(K, :L))
-    symbolic = CHOLMOD.@cholmod_param supernodal = 0 begin
-        CHOLMOD.symbolic(places)
-    end
-    return SparseStructure(made..., slots, K, below, at, positions(K, d, d), places,
-        symbolic, lower, upper)
-end
-
-# Rows, columns and values of all stored entries, zeros included.
-function stored(M::SparseMatrixCSC)
-    cols = [j for j in axes(M, 2) for _ in nzrange(M, j)]
-    return copy(rowvals(M)), cols, nonzeros(M)
-end
-
-function positions(M::SparseMatrixCSC, rows, cols)
-    return map(rows, cols) do i, j
-        range = nzrange(M, j)
-        first(range) - 1 + searchsortedfirst(view(rowvals(M), range), i)
-    end
-end
-
-# `F` and `K`'s values belong to this system alone.
-struct SparseSystem
-    of::SparseStructure
+# The condensed matrix of one system: its factor, its values, and those of P + ρI + AᵀA/δ.
+struct CondensedSparse
+    of::CondensedStructure
     F::CHOLMOD.Factor{Float64,Int}
-    values::Vector{Float64}   # of K
-    fixed::Vector{Float64}    # of K's diagonal: P + ρ, and -δ
-    rhs::Vector{Float64}
-    left::Vector{Float64}
+    values::Vector{Float64}
+    base::Vector{Float64}
+end
+
+CondensedSparse(of::CondensedStructure) =
+    CondensedSparse(of, copy(of.symbolic), zeros(of.entries), zeros(of.entries))
+
+# Factors and values belong to this system alone. Where the condensed matrix is not positive
+# in floating point the whole one takes over (`condensed` false).
+mutable struct SparseSystem
+    const of::SparseStructure
+    const F::CHOLMOD.Factor{Float64,Int}
+    const small::Union{Nothing,CondensedSparse}
+    condensed::Bool
+    const values::Vector{Float64}   # of K
+    const fixed::Vector{Float64}    # of K's diagonal: P + ρ, and -δ
+    const rhs::Vector{Float64}
+    const left::Vector{Float64}
+    δ::Float64
 end
 
 function QPWorkspace(of::SparseStructure)
     data() = QPData(copy(of.P), copy(of.Aᵀ), copy(of.Gᵀ), of.lower, of.upper)
     v() = zeros(length(of.diagonal))
+    small = of.small === nothing ? nothing : CondensedSparse(of.small)
     values = zeros(length(nonzeros(of.K)))
-    return QPWorkspace(
-        data(), data(), SparseSystem(of, copy(of.symbolic), values, v(), v(), v()))
+    return QPWorkspace(data(), data(),
+        SparseSystem(of, copy(of.symbolic), small, false, values, v(), v(), v(), 1.0))
 end
 
 function base!(S::SparseSystem, D, ρ, δ)
     of, (n, p) = S.of, size(D.Aᵀ)
+    S.condensed, S.δ = S.small !== nothing, δ
     fill!(S.values, 0)
     S.values[of.at[1]] .= view(nonzeros(D.P), of.lower_P)
     S.values[of.at[2]] .= nonzeros(D.Aᵀ)
     S.fixed .= view(S.values, of.diagonal)
     S.fixed[1:n] .+= ρ
     S.fixed[(n + 1):(n + p)] .= -δ
+    S.small === nothing || condensed_base!(S.small, D, of.lower_P, ρ, δ)
     return
+end
+
+function condensed_base!(H::CondensedSparse, D, lower_P, ρ, δ)
+    fill!(H.base, 0)
+    H.base[H.of.at[1]] .= view(nonzeros(D.P), lower_P)
+    H.base[H.of.diagonal] .+= ρ
+    add_products!(H.base, H.of.at[2], D.Aᵀ, Returns(1 / δ))
+    return
+end
+
+# values[at] += w(j) · the products of two entries of column j
+function add_products!(values, at, M::SparseMatrixCSC, w)
+    v, next = nonzeros(M), 0
+    for j in axes(M, 2)
+        range, weight = nzrange(M, j), w(j)
+        iszero(weight) && (next += length(range) * (length(range) + 1) ÷ 2; continue)
+        @inbounds for k in range, l in first(range):k
+            values[at[next += 1]] += weight * v[k] * v[l]
+        end
+    end
+    return values
 end
 
 function factor!(S::SparseSystem, D, w)
@@ -142,14 +126,18 @@ function factor!(S::SparseSystem, D, w)
         S.left[n + p + j] = w[j] > 0 ? -1 / w[j] : -1.0
     end
     values[of.diagonal] .= S.left
-    A = unsafe_load(pointer(of.places))  # a copy of the C struct, not of its arrays
-    A.x = pointer(values)
-    GC.@preserve S A CHOLMOD.@cholmod_param final_ll = false begin
-        CHOLMOD.@cholmod_param supernodal = 0 begin
-            LibSuiteSparse.cholmod_l_factorize_p(
-                pointer_from_objref(A), [0.0, 0.0], C_NULL, 0, S.F, CHOLMOD.getcommon(Int))
+    if S.condensed
+        H = S.small
+        copyto!(H.values, H.base)
+        add_products!(H.values, H.of.at[3], D.Gᵀ, j -> w[j])
+        for i in 1:n  # of the bounds
+            H.values[H.of.diagonal[i]] += S.left[i] - S.fixed[i]
         end
+        numeric_cholesky!(H.F, H.of.places, H.values, 0.0)
+        issuccess(H.F) && return true
+        S.condensed = false
     end
+    numeric_ldlt!(S.F, of.places, values)
     return issuccess(S.F)
 end
 
@@ -165,11 +153,14 @@ function direction!(out, S::SparseSystem, D, r_x, r_y, t, w, Cx)
     for j in 1:m
         rhs[n + p + j] = w[j] > 0 ? -t[j] / w[j] : 0.0
     end
-    v = vec(Matrix(CHOLMOD.solve(CHOLMOD.CHOLMOD_A, S.F, CHOLMOD.Dense(rhs))))
-    # One step of refinement: no pivoting in an LDLᵀ of a static order.
-    copyto!(left, rhs)
-    subtract_product!(left, S, v)
-    v .+= vec(Matrix(CHOLMOD.solve(CHOLMOD.CHOLMOD_A, S.F, CHOLMOD.Dense(left))))
+    v = approximate(S, D, w, rhs)
+    # Refinement: no pivoting in an LDLᵀ of a static order, large numbers in the condensed.
+    for _ in 1:2
+        copyto!(left, rhs)
+        subtract_product!(left, S, v)
+        top(left) <= 1e-13 * top(rhs) && break
+        v .+= approximate(S, D, w, left)
+    end
     copyto!(out.x, 1, v, 1, n)
     copyto!(out.y, 1, v, n + 1, p)
     times_C!(Cx, D, out.x)
@@ -177,6 +168,31 @@ function direction!(out, S::SparseSystem, D, r_x, r_y, t, w, Cx)
         out.z[i] = i <= m && w[i] > 0 ? v[n + p + i] : t[i] + w[i] * Cx[i]
     end
     return
+end
+
+# K v = r by the factor at hand.
+function approximate(S::SparseSystem, D, w, r)
+    solve(F, b) = vec(Matrix(CHOLMOD.solve(CHOLMOD.CHOLMOD_A, F, CHOLMOD.Dense(b))))
+    S.condensed || return solve(S.F, r)
+    (n, p), m = size(D.Aᵀ), size(D.Gᵀ, 2)
+    v, x = copy(r), r[1:n]
+    combine!(x, D.Aᵀ, r, n, 1 / S.δ)
+    for j in 1:m
+        v[n + p + j] = w[j] > 0 ? w[j] * r[n + p + j] : 0.0
+    end
+    combine!(x, D.Gᵀ, v, n + p, 1)
+    x = solve(S.small.F, x)
+    copyto!(v, x)
+    dots!(v, n, D.Aᵀ, x, 1 / S.δ, 0)
+    dots!(v, n + p, D.Gᵀ, x, 1, 0)
+    for j in 1:p
+        v[n + j] -= r[n + j] / S.δ
+    end
+    for j in 1:m
+        i = n + p + j
+        v[i] = w[j] > 0 ? w[j] * (v[i] - r[i]) : -r[i]
+    end
+    return v
 end
 
 # r -= K v, K symmetric, of which the lower triangle is stored.

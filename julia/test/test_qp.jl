@@ -142,13 +142,13 @@ end
 end
 
 # The same programme with sparse matrices; entries in an order of their own.
-function sparse_workspace(p::Programme; rng = MersenneTwister(5))
+function sparse_workspace(p::Programme; rng = MersenneTwister(5), limit = nothing)
     n, k, m = length(p.q), length(p.b), length(p.h)
     mixed(M) = shuffle(rng, vec(CartesianIndices(M)[M .!= 0]))
     places = map(mixed, (p.P, p.A, p.G))
     pairs = map(I -> (getindex.(I, 1), getindex.(I, 2)), places)
     of = ImplicitAdjoints.SparseStructure(
-        n, k, m, pairs..., !isempty(p.lb), !isempty(p.ub))
+        n, k, m, pairs..., !isempty(p.lb), !isempty(p.ub); limit)
     W, dense = QPWorkspace(of), workspace(p)
     for (M, A, I, slots) in zip((W.given.P, W.given.Aᵀ, W.given.Gᵀ), (p.P, p.A, p.G),
         places, of.slots)
@@ -160,14 +160,15 @@ function sparse_workspace(p::Programme; rng = MersenneTwister(5))
     return W
 end
 
-@testset "sparse is dense" begin
+@testset "sparse is dense: $form" for (form, limit) in (("whole", 0.0), ("condensed", Inf))
     rng = MersenneTwister(8)
     for (n, k, m, boxed) in ((6, 2, 5, true), (20, 4, 12, true), (8, 0, 9, false),
         (12, 3, 0, true))
         p = random_programme(rng, n, k, m; boxed)
         holes = rand(rng, m, n) .< 0.5
         p.G[holes] .= 0
-        W, V = ImplicitAdjoints.solve!(sparse_workspace(p), 1e-9, 60), solved(p)
+        W, V = ImplicitAdjoints.solve!(sparse_workspace(p; limit), 1e-9, 60), solved(p)
+        @test (W.system.small === nothing) == (form == "whole")
         @test W.status == V.status
         W.status == Int32(CONVERGED) || continue
         @test W.polished && violation(p, W) < 1e-9
@@ -175,8 +176,18 @@ end
     end
     eye, none = [1.0 0; 0 1], zeros(0, 2)
     bad = Programme(eye, ones(2), [1.0 1], [5.0], none, [], zeros(2), ones(2))
-    @test ImplicitAdjoints.solve!(sparse_workspace(bad), 1e-9, 60).status ==
+    @test ImplicitAdjoints.solve!(sparse_workspace(bad; limit), 1e-9, 60).status ==
         Int32(INFEASIBLE)
+end
+
+@testset "a dense row is not condensed, and blocks of columns are" begin
+    structure(A, G) = sparse_workspace(Programme(Matrix(1.0I, 60, 60), ones(60),
+        A, ones(size(A, 1)), G, ones(size(G, 1)), [], [])).system.of
+    none, rng = zeros(0, 60), MersenneTwister(3)
+    @test structure(ones(1, 60), none).small === nothing
+    tridiagonal = Matrix(Tridiagonal(ones(59), -ones(60), zeros(59)))
+    @test structure(none, tridiagonal).small !== nothing
+    @test structure(none, rand(rng, 60, 60) .* (rand(rng, 60, 60) .< 0.1)).small !== nothing
 end
 
 @testset "a neighbour's solution saves all interior point steps" begin

@@ -125,11 +125,13 @@ end
     @test status_of(laplacian(40) - 2I, "spd") == NOT_POSITIVE_DEFINITE
     @test status_of(laplacian(5) - 2.5I, "symmetric") == CONVERGED
     @test status_of(spzeros(3, 3), "spd") in (SINGULAR, NOT_POSITIVE_DEFINITE)
-    for structure in ("symmetric", "spd")
+    for structure in ("symmetric", "spd", "quasidefinite")
         @test status_of([2.0 1; 1e-9 2], structure) == NOT_SYMMETRIC
         @test status_of([2.0 1; 1.0001 2], structure) == CONVERGED
     end
-    for structure in ("general", "symmetric", "spd"), bad in (NaN, Inf, -Inf)
+    for structure in ("general", "symmetric", "spd", "quasidefinite"),
+        bad in (NaN, Inf, -Inf)
+
         A = laplacian(3)
         A[1, 1] = bad
         @test status_of(A, structure) == NONFINITE
@@ -140,7 +142,7 @@ end
     end
     @test status_of(laplacian(3) .+ 0im, "general", [NaN * im; ones(8)]) == NONFINITE
     # Large numbers are finite, though their sums are not
-    for structure in ("general", "symmetric", "spd")
+    for structure in ("general", "symmetric", "spd", "quasidefinite")
         big = floatmax() / 8
         @test status_of(Diagonal(fill(big, 20)), structure, fill(big, 20)) == CONVERGED
     end
@@ -150,6 +152,18 @@ end
     @test status_of(tiny, "general", [1e200, 1.0]) == INACCURATE
     @test sparse_solve(pattern(problem("", tiny, "spd")), [1e-200, 1e-200], [1.0, 2.0]) ≈
         [1e200, 2e200]
+end
+
+@testset "quasi-definite: no pivoting, pivots of any size" begin
+    B = sprand(MersenneTwister(2), 9, 25, 0.3)
+    for (ρ, δ) in ((0.0, 1.0), (1e-8, 1e-8)), sign in (1, -1)
+        K = sign * [laplacian(5)+ρ*I B'; B -δ*I]
+        p, b = problem("", K, "quasidefinite"), sin.(1:34)
+        @test norm(K * sparse_solve(pattern(p), p.values, b) - b) < 1e-10 * norm(b)
+    end
+    p = problem("", laplacian(5), "quasidefinite")  # without a negative block
+    @test sparse_solve(pattern(p), p.values, ones(25)) ≈ Matrix(laplacian(5)) \ ones(25)
+    @test status_of([0.0 1; 1 0], "quasidefinite") == SINGULAR
 end
 
 @testset "the message says which matrix and what to do" begin
@@ -177,7 +191,7 @@ end
     p = SparsePattern(rows, cols, 2; structure = "spd")
     @test size(p) == (2, 2) && nentries(p) == 4
     @test sprint(show, p) == "SparsePattern(2 × 2, 4 entries, spd)"
-    @test_throws "must be \"general\", \"symmetric\" or \"spd\". Got \"SPD\"" SparsePattern(
+    @test_throws "\"spd\" or \"quasidefinite\". Got \"SPD\"" SparsePattern(
         rows, cols, 2; structure = "SPD")
     @test_throws "equally long. Got 4 and 3" SparsePattern(rows, cols[1:3], 2)
     @test_throws "`n` must be at least 1. Got 0" SparsePattern([], [], 0)

@@ -112,7 +112,7 @@ def register_pattern(key: int, n: int, rows, cols, partner, structure: str) -> N
     if running() == "julia":
         ffi.register_pattern(key, n, rows, cols, structure)
     else:
-        host.register_pattern(key, n, rows, cols, partner, structure == "spd")
+        host.register_pattern(key, n, rows, cols, partner, structure)
 
 
 def counters() -> dict[str, int]:

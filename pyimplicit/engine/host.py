@@ -36,7 +36,7 @@ class Pattern:
     indices: np.ndarray
     slot: np.ndarray  # entry k of the columns is `values[slot[k]]`
     partner: np.ndarray | None  # position of (j, i) for entry (i, j); None if general
-    spd: bool
+    structure: str
     order: np.ndarray | None = None  # column ordering, found by the first factorisation
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
@@ -101,13 +101,13 @@ _lock = threading.Lock()
 _counts: Counter = Counter()
 
 
-def register_pattern(key: int, n: int, rows, cols, partner, spd: bool) -> None:
+def register_pattern(key: int, n: int, rows, cols, partner, structure: str) -> None:
     """Makes a pattern known under its content key; a second time does nothing."""
     if key in _patterns:
         return
     slot = np.lexsort((rows, cols))
     indptr = np.concatenate([[0], np.cumsum(np.bincount(cols, minlength=n))])
-    _patterns[key] = Pattern(n, indptr, np.asarray(rows)[slot], slot, partner, spd)
+    _patterns[key] = Pattern(n, indptr, np.asarray(rows)[slot], slot, partner, structure)
 
 
 def counters() -> dict[str, int]:
@@ -173,13 +173,10 @@ def matrix(pattern: Pattern, values: np.ndarray) -> sp.csc_array:
 
 def failure(pattern, code: int, sample: int, nsamples: int) -> str:
     """The message of a failed solve; Julia's says the same."""
-    structure = (
-        "spd" if pattern.spd else "general" if pattern.partner is None else ("symmetric")
-    )
     which = f", sample {sample} of {nsamples}" if nsamples > 1 else ""
     return (
         f"sparse_solve: {Status(code).message}. Matrix: {pattern.n} x {pattern.n}, "
-        f"{pattern.slot.size} entries, '{structure}'{which}."
+        f"{pattern.slot.size} entries, '{pattern.structure}'{which}."
     )
 
 
@@ -246,7 +243,8 @@ def _new_factor(pattern: Pattern, values: np.ndarray) -> Factor:
     first = pattern.order is None
     order = np.arange(n) if first else pattern.order
     assert order is not None
-    if pattern.spd:
+    spd, quasi = pattern.structure == "spd", pattern.structure == "quasidefinite"
+    if spd or quasi:
         scale, M = None, A if first else A[order][:, order]
         how = {
             "permc_spec": "MMD_AT_PLUS_A",
@@ -273,23 +271,21 @@ def _new_factor(pattern: Pattern, values: np.ndarray) -> Factor:
     # under scaling of rows and columns, round-off for a singular matrix.
     pivots = lu.U.diagonal()
     inner = np.argsort(lu.perm_c)
-    left = (
-        (pivots.real if pivots.dtype.kind == "f" else abs(pivots))
-        if (pattern.spd)
-        else abs(pivots)
-    )
+    left = pivots if spd else abs(pivots)
     before = reference[order][inner]
     ratio = left / np.where(before == 0, 1.0, before)
     status = Status.converged
-    if not ratio.min(initial=1.0) > singular_below(n):
-        negative = pattern.spd and ratio.min() < -singular_below(n)
+    # The smallest pivots of a quasi-definite matrix are its regularisation's, which the
+    # caller refines away: the residual judges alone.
+    if not (quasi or ratio.min(initial=1.0) > singular_below(n)):
+        negative = spd and ratio.min() < -singular_below(n)
         status = Status.not_positive_definite if negative else Status.singular
     if first:
         with _lock:
             _counts["analyses"] += 1
         pattern.order = inner
     nbytes = int(lu.nnz) * (values.itemsize + 4) + 3 * values.nbytes
-    return Factor(A, status, lu, scale, order, pattern.spd, nbytes)
+    return Factor(A, status, lu, scale, order, spd or quasi, nbytes)
 
 
 def singular_below(n: int) -> float:

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from .. import engine
 
 
-Structure = Literal["general", "symmetric", "spd"]
+Structure = Literal["general", "symmetric", "spd", "quasidefinite"]
 
 
 class SparsePattern:
@@ -21,7 +21,9 @@ class SparsePattern:
     `rows`, `cols`: integers of shape `(nnz,)`, in any order, each place once.
     `shape`: `(n, m)`; only square patterns can be solved with.
     `structure`: "general"; "symmetric" (both triangles are stored; A equals its
-    transpose, also if complex); "spd" (symmetric and positive definite, real).
+    transpose, also if complex); "spd" (symmetric and positive definite, real);
+    "quasidefinite" (symmetric and real, a positive and a negative definite diagonal block
+    in any order: it is factorised without pivoting, and the residual judges).
 
     With a symmetric structure the matrix of `values` is *defined* as the symmetric part
     of what is stored, (A + Aᵀ)/2. Then every stored entry has a derivative, and it

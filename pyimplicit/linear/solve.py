@@ -37,7 +37,8 @@ def sparse_solve(
 
     `pattern`: a square `SparsePattern`; static. `values`: its entries, `(nnz,)`.
     `b`: `(n,)`, or `(n, k)` for k right-hand sides, which are solved in one call. Real
-    or complex (complex not for "spd"); the work is done in double precision, the result
+    or complex (complex not for "spd" and
+    "quasidefinite"); the work is done in double precision, the result
     has the common dtype of `values` and `b`. Under `vmap` the whole batch is one call,
     with one factorisation for each distinct matrix.
 
@@ -132,9 +133,11 @@ def _check(pattern, values, b):
             "`sparse_solve` takes single and double precision, real and complex.\n"
             f"Got {dtype}.\nConvert the values and b, e.g. to float32."
         )
-    if pattern.structure == "spd" and jnp.issubdtype(dtype, jnp.complexfloating):
+    real = pattern.structure in ("spd", "quasidefinite")
+    if real and jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(
-            "`sparse_solve` takes real values for structure='spd'.\n"
+            "`sparse_solve` takes real values for "
+            f"structure={pattern.structure!r}.\n"
             f"Got {dtype}.\nUse structure='symmetric' (A = Aᵀ) or 'general'."
         )
     return values.astype(dtype), b.astype(dtype)

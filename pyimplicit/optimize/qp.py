@@ -223,6 +223,8 @@ def _optimum(given, start, solver, throw) -> Optimum:
 
 
 def _programme(given) -> QP:
+    # Numbers that a compiled function closes over: XLA is not to compute with them.
+    given = jax.lax.optimization_barrier(given)
     return sparse_programme(given) if _is_sparse(given) else programme(*given)
 
 

@@ -2,21 +2,19 @@
 
 The algorithm is that of `qp_interior.py` and `qp_polish.py`: a batch is one call, in which
 each programme is solved in the workspace of a thread (see `julia/src/qp.jl`). Of sparse
-programmes the optimality conditions are factorised as a whole (`julia/src/qp_system.jl`).
+programmes the optimality conditions are condensed, or factorised as a whole where that is
+less work (`julia/src/qp_system.jl`).
 """
 
-import functools
-import hashlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .. import engine
 from ..engine.call import call
-from ..engine.julia.start import julia
 from ..linear.operator import SparseOperator
+from .qp_assemble import known
 from .qp_data import QP
 from .qp_kkt import KKT, Sets, condense
 from .qp_polish import Polished
@@ -41,7 +39,8 @@ def julia_optimum(problem: QP, rtol: float, max_steps: int, start):
     matrices = problem.P, problem.A, problem.C.G
     attributes: dict[str, Any]
     if sparse:
-        key = _known(*(_places(M) for M in matrices), problem.C.lower, problem.C.upper)
+        places = (M.pattern if isinstance(M, SparseOperator) else None for M in matrices)
+        key, _ = known(*places, problem.C.lower, problem.C.upper)
         op, attributes = "sparse_programme", {"key": key}
         matrices = tuple(map(_numbers, matrices))
     else:
@@ -67,28 +66,7 @@ def julia_optimum(problem: QP, rtol: float, max_steps: int, start):
     return (x, y, z), status, steps, Polished(x, y, z, sets, L, polished, error)
 
 
-def _places(M):
-    """The pattern of a matrix; of one without rows, its shape."""
-    return M.pattern if isinstance(M, SparseOperator) else M.shape
-
-
 def _numbers(M):
     return (
         M.pattern.symmetrise(M.values) if isinstance(M, SparseOperator) else M.reshape(-1)
     )
-
-
-@functools.lru_cache(maxsize=64)
-def _known(P, A, G, lower: bool, upper: bool) -> int:
-    """The key under which Julia knows these patterns, analysed."""
-    none = np.zeros(0, np.int64)
-    rows = lambda M: (none, none) if isinstance(M, tuple) else (M.rows, M.cols)
-    shape = lambda M: M if isinstance(M, tuple) else M.shape
-    digest = hashlib.sha256(repr((shape(P), shape(A), shape(G), lower, upper)).encode())
-    for M in (P, A, G):
-        for i in rows(M):
-            digest.update(np.ascontiguousarray(i, np.int64).tobytes() + b"|")
-    key = int.from_bytes(digest.digest()[:8], "little") >> 1
-    sizes = shape(P)[0], shape(A)[0], shape(G)[0]
-    julia().register_programme(key, *sizes, rows(P), rows(A), rows(G), lower, upper)
-    return key

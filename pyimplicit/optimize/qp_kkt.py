@@ -11,7 +11,8 @@ tangent and the adjoint solve are one and the same. It is never assembled: addin
 -δI (scalars, relative to P and C) makes it quasi-definite, which condenses to one n x n
 Cholesky factor, that of the last step of the solve; refinement against F's own matrix
 then takes ρ and δ out again. Should it not converge, or rows be weakly active (see
-`Sets`), the pseudo-inverse answers, by an SVD that only those who need it pay for.
+`Sets`), the pseudo-inverse answers, by an SVD that only those who need it pay for; of a
+large sparse matrix without one, see `qp_weak`.
 """
 
 from typing import Any
@@ -27,9 +28,10 @@ from .matrices import cholesky, cholesky_solve, largest, product, tproduct
 from .pseudo_inverse import close, pseudo_inverse
 from .qp_assemble import assembled
 from .qp_data import QP, Rows
+from .qp_weak import least_norm
 
 
-PSEUDO = 2000  # unknowns up to which a sparse programme may take the pseudo-inverse
+PSEUDO = 2000  # unknowns up to which a sparse programme takes an SVD for it
 
 
 class Sets(eqx.Module):
@@ -123,10 +125,7 @@ for _predicate in (
 
 def scales(K: KKT):
     """ρ and δ: small against P and against the constraints."""
-    eps = float(jnp.finfo(K.diag.dtype).eps)
-    reg = eps**0.55
-    if isinstance(K.P, SparseOperator):  # a sparse LU calls pivots of 10 n eps singular
-        reg = max(reg, 200 * K.in_size() * eps)
+    reg = float(jnp.finfo(K.diag.dtype).eps) ** 0.55
     p, g = largest(K.P), jnp.maximum(largest(K.A), largest(K.C.G))
     g = jnp.maximum(g, 1.0) if K.C.lower or K.C.upper else g
     g = jnp.where(g > 0, g, 1.0)
@@ -135,11 +134,11 @@ def scales(K: KKT):
 
 
 def condense(K: KKT):
-    """The Cholesky factor of P + ρI + AᵀA/δ + Cᵀ diag(w) C; of sparse matrices the whole
-    matrix, with ρ and δ, as a `SparseOperator` that the engine factorises."""
+    """The Cholesky factor of P + ρI + AᵀA/δ + Cᵀ diag(w) C; of sparse matrices a matrix,
+    this or a larger one, that the engine factorises: see `assembled`."""
     rho, delta = scales(K)
     if isinstance(K.P, SparseOperator):
-        return assembled(K, rho, delta)
+        return assembled(K, rho, delta, _weights(K, delta))
     H = K.P + rho * jnp.eye(K.P.shape[0], dtype=K.P.dtype)
     H = H + K.A.T @ K.A / delta if K.A.shape[0] else H
     return cholesky(K.C.gram(_weights(K, delta), H))
@@ -159,16 +158,30 @@ def refined(K: KKT, L, b):
     _, delta = scales(K)
     w = _weights(K, delta)
 
+    (n, p), m = K.sizes, K.C.m
+    solve = lambda r: (
+        SparseDirect().compute(L, r, {})[0]
+        if isinstance(L, SparseOperator)
+        else cholesky_solve(L, r)
+    )
+    whole = isinstance(L, SparseOperator) and L.pattern.shape[0] > n
+
     def approximate(b):
-        if isinstance(L, SparseOperator):
-            return SparseDirect().compute(L, b, {})[0]
         b_x, b_y, b_z = K.split(b)
-        r = b_x + K.C.tmul(w * b_z)
-        r = r + tproduct(K.A, b_y) / delta if b_y.size else r
-        x = cholesky_solve(L, r)
-        y = (product(K.A, x) - b_y) / delta if b_y.size else b_y
+        if whole:
+            on = w[:m] > 0
+            r = b_x + K.C.tmul((w * b_z).at[:m].set(0.0))
+            v = solve(jnp.concatenate([r, b_y, jnp.where(on, b_z[:m], 0.0)]))
+            x, y, z_G = v[:n], v[n : n + p], v[n + p :]
+        else:
+            r = b_x + K.C.tmul(w * b_z)
+            r = r + tproduct(K.A, b_y) / delta if b_y.size else r
+            x = solve(r)
+            y = (product(K.A, x) - b_y) / delta if b_y.size else b_y
+            z_G, on = b_z[:0], w[:0] > 0
         rest = jnp.where(K.diag == 0, 0.0, b_z / jnp.where(K.diag == 0, 1.0, K.diag))
         z = jnp.where(K.row, w * (K.C.mul(x) - b_z), rest)
+        z = z.at[: on.size].set(jnp.where(on, z_G, z[: on.size]))
         return jnp.concatenate([x, y, z])
 
     norm = jnp.linalg.norm
@@ -205,12 +218,20 @@ class KKTSolver(lx.AbstractLinearSolver):
         v, error = refined(K, L, vector)
         bad = ~(error <= close(vector.dtype)) | jnp.any(K.row != K.col)
         if vector.size > PSEUDO and isinstance(L, SparseOperator):
-            return v, lx.RESULTS.where(~bad, lx.RESULTS.successful, lx.RESULTS.singular), {}
-        pseudo = lambda: pseudo_inverse(K.as_matrix(), vector)
+            pseudo = lambda: self._weakly(K, L, vector)
+        else:
+            pseudo = lambda: pseudo_inverse(K.as_matrix(), vector)
         w, ok = jax.lax.cond(eqxi.unvmap_any(bad), pseudo, lambda: (v, ~bad))
         v = jnp.where(bad, w, v)
         result = lx.RESULTS.where(~bad | ok, lx.RESULTS.successful, lx.RESULTS.singular)
         return v, result, {}
+
+    def _weakly(self, K: KKT, L, vector):
+        strict, none = K.row & K.col, jnp.zeros_like(K.weak)
+        diag = jnp.where(K.row != K.col, 1.0, K.diag)
+        regular = KKT(K.P, K.A, K.C, strict, strict, none, diag)
+        solve = lambda b: refined(regular, L, b)
+        return least_norm(K, solve, vector, close(vector.dtype))
 
     def transpose(self, state, options):
         K, L = state

@@ -1,7 +1,7 @@
 """Optimisation layers: ratios against qpax, jaxopt, PIQP, cvxpylayers, in one run.
 
     pip install qpax piqp jaxopt cvxpylayers
-    python -m tests.bench.qp [optnet tiny sparse portfolio ...] [--scale 1.0]
+    python -m tests.bench.qp [optnet tiny sparse large portfolio ...] [--scale 1.0]
 
 Peers that are not installed are left out. PIQP and Clarabel solve a batch in a loop and
 have no gradient. Compile time and warm time apart; answers are compared.
@@ -107,28 +107,106 @@ def tiny(console, scale):
     _batched(console, f"{batch:,} programmes, n=5, m=10", batch, 5, 10, 5, ("jaxopt OSQP",))
 
 
+def operator(M):
+    M = sp.coo_array(M)
+    return pi.SparseOperator(pi.SparsePattern(M.row, M.col, M.shape), jnp.asarray(M.data))
+
+
 def sparse(console, scale):
-    """cvxpylayers' sparse workload: n = m = p = 1024, 1 % nonzeros, batch 32."""
-    rng, n, batch = np.random.default_rng(0), 1024, int(32 * scale)
-    matrix = lambda: sp.coo_array(sp.random_array((n, n), density=0.01, rng=rng))
-    A, G = matrix(), matrix() + sp.eye_array(n)
-    A, G = sp.coo_array(A)[: n // 4], sp.coo_array(G)
-    A = sp.coo_array(A)
-    place = lambda M: pi.SparsePattern(M.coords[0], M.coords[1], M.shape)
-    eye = pi.SparsePattern(np.arange(n), np.arange(n), (n, n))
-    operators = [pi.SparseOperator(place(M), jnp.asarray(M.data)) for M in (A, G)]
-    P, x0 = pi.SparseOperator(eye, jnp.ones(n)), rng.normal(size=n)
-    b, h = jnp.asarray(A @ x0), jnp.asarray(G @ x0 + rng.uniform(size=n))
+    """cvxpylayers' sparse workload: n = m = 1024, p = 256, 1 % nonzeros, batch 32."""
+    rng, n, batch = np.random.default_rng(0), 1024, max(1, int(32 * scale))
+    some = lambda m: sp.csc_array(sp.random_array((m, n), density=0.01, rng=rng))
+    A, G, x0 = some(n // 4), some(n) + sp.eye_array(n), rng.normal(size=n)
+    b, h = A @ x0, G @ x0 + rng.uniform(size=n)
     Q = jnp.asarray(rng.normal(size=(batch, n)))
-    solve = lambda q: pi.qp(P, q, operators[0], b, operators[1], h).x
-    dense = [M.as_matrix() for M in operators]
-    same = lambda q: pi.qp(jnp.eye(n), q, dense[0], b, dense[1], h).x
-    fns = {"pyimplicit, sparse": solve, "pyimplicit, dense": same}
+    P = sp.eye_array(n, format="csc")
+    operators = map(operator, (P, A, G))
+    solve = lambda P, A, G: lambda q: pi.qp(P, q, A, b, G, h).x
+    arrays = (jnp.asarray(M.toarray()) for M in (P, A, G))
     batched = lambda f: lambda Q: jax.lax.map(f, Q)
-    fns = {"pyimplicit, sparse": jax.vmap(solve), "pyimplicit, dense": batched(same)}
-    compare(f"sparse, n=1024, batch {batch}", fns, Q, console, 1)
+    fns = {
+        "pyimplicit, sparse": jax.vmap(solve(*operators)),
+        "pyimplicit, dense": batched(solve(*arrays)),
+    }
+    title = f"sparse, n=1024, batch {batch}"
+    compare(title, fns, Q, console, 2)
     loss = lambda f: lambda Q: jax.grad(lambda Q: jnp.sum(f(Q) ** 2))(Q)
-    compare("its gradient", {k: loss(f) for k, f in fns.items()}, Q, console, 1)
+    compare("its gradient", {k: loss(f) for k, f in fns.items()}, Q, console, 2)
+    _sparse_loops(console, title, P, Q, A, b, G, h, next(iter(fns.values()))(Q))
+    _sparse_layer(console, P, Q, A, b, G, h)
+
+
+def large(console, scale):
+    """min ½‖x - t‖² with |x_{i+1} - x_i| ≤ w: n = 100,000, 200,000 inequalities."""
+    rng, n = np.random.default_rng(0), int(100_000 * scale)
+    D = sp.eye_array(n - 1, n, k=1) - sp.eye_array(n - 1, n)
+    G, P = sp.csc_array(sp.vstack([D, -D])), sp.eye_array(n, format="csc")
+    t, h = np.cumsum(rng.normal(size=n)), np.full(2 * n - 2, 0.5)
+    p, g = operator(P), operator(G)
+    solve = lambda t, init=None: pi.qp(p, -t, G=g, h=h, init=init)
+    before = jax.jit(solve)(jnp.asarray(t))
+    fns = {
+        "forward": lambda t: solve(t).x,
+        "and its gradient": jax.value_and_grad(lambda t: jnp.sum(solve(t).x ** 2)),
+        "from a neighbour": lambda t: solve(t, before).x,
+    }
+    fns["and its gradient"] = lambda t, f=fns["and its gradient"]: f(t)[1]
+    compare(f"sparse, n={n:,}", fns, jnp.asarray(t + 1e-4), console, 3)
+    none = sp.csc_array((0, n)), np.zeros(0)
+    ours = before.x[None]
+    _sparse_loops(console, f"sparse, n={n:,}", P, -t[None], *none, G, h, ours)
+
+
+def _sparse_loops(console, title, P, Q, A, b, G, h, ours):
+    """Solvers outside JAX, one programme after the other."""
+    table = Table(title=f"{title}, in a loop in Python")
+    for head in ("", "[ms]", "differs by"):
+        table.add_column(head, justify="right")
+    Q, csc = np.asarray(Q), sp.csc_matrix
+    solves = {}
+    if piqp := peer("piqp"):
+        solver = piqp.SparseSolver()
+
+        def by_piqp(k):
+            if k:
+                solver.update(c=Q[k])
+            else:
+                solver.setup(csc(P), Q[k], csc(A), b, csc(G), None, h)
+            solver.solve()
+            return np.array(solver.result.x)
+
+        solves["PIQP"] = by_piqp
+    if clarabel := peer("clarabel"):
+        settings = clarabel.DefaultSettings()
+        settings.verbose = False
+        kinds = clarabel.ZeroConeT(len(b)), clarabel.NonnegativeConeT(len(h))
+        cones = [c for c, size in zip(kinds, (len(b), len(h)), strict=True) if size]
+        rows, right = csc(sp.vstack([A, G])), np.concatenate([b, h])
+        solves["Clarabel"] = lambda k: np.array(
+            clarabel.DefaultSolver(csc(P), Q[k], rows, right, cones, settings).solve().x
+        )
+    for name, solve in solves.items():
+        begin = time.perf_counter()
+        apart = max(np.abs(solve(k) - ours[k]).max() for k in range(len(Q)))
+        table.add_row(name, f"{1e3 * (time.perf_counter() - begin):.0f}", f"{apart:.1e}")
+    console.print(table)
+
+
+def _sparse_layer(console, P, Q, A, b, G, h):
+    """The same by cvxpylayers; the linear term is the parameter."""
+    if not ((cp := peer("cvxpy")) and (layers := peer("cvxpylayers.jax"))):
+        return
+    x, q = cp.Variable(P.shape[0]), cp.Parameter(P.shape[0])
+    rows = [sp.csc_matrix(A) @ x == b, sp.csc_matrix(G) @ x <= h]
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x) / 2 + q @ x), rows)
+    layer = layers.CvxpyLayer(problem, parameters=[q], variables=[x])
+    for name, f in (
+        ("forward", lambda Q: layer(Q)[0]),
+        ("with gradient", jax.grad(lambda Q: jnp.sum(layer(Q)[0] ** 2))),
+    ):
+        begin = time.perf_counter()
+        jax.block_until_ready(f(Q))
+        console.print(f"cvxpylayers, {name}: {1e3 * (time.perf_counter() - begin):.0f} ms")
 
 
 def portfolio(console, scale):
@@ -159,7 +237,13 @@ def portfolio(console, scale):
         console.print(f"cvxpylayers{name}: {1e3 * (time.perf_counter() - begin):.1f} ms")
 
 
-RUNS = {"optnet": optnet, "tiny": tiny, "sparse": sparse, "portfolio": portfolio}
+RUNS = {
+    "optnet": optnet,
+    "tiny": tiny,
+    "sparse": sparse,
+    "large": large,
+    "portfolio": portfolio,
+}
 
 
 def main():
