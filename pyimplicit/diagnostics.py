@@ -31,11 +31,11 @@ class TaylorReport:
     """Remainders of a function's Taylor expansions along a direction, and their rates.
 
     `rates`: numbers that should be 1 (value), 2 (gradient), 3 (Hessian, if asked): the
-    slopes of the remainders over the step, in logarithms. Infinite: every remainder is
-    below round-off, so the expansion is exact (a quadratic function has a Hessian rate
-    of infinity). `steps`: `(k,)`. `remainders`: `(3, k)`,
-    or `(2, k)`. `noise`: `(k,)`, what
-    round-off contributes to a remainder.
+    slopes of the remainders over the step, in logarithms. Infinite: the expansion is
+    exact (a quadratic function has a Hessian rate of infinity): every remainder is below
+    round-off, or, at the largest step, below the square root of the precision times the
+    last term of the expansion. `steps`: `(k,)`. `remainders`: `(3, k)`, or `(2, k)`.
+    `noise`: `(k,)`, what round-off contributes to a remainder.
     """
 
     rates: tuple[float, ...]
@@ -143,9 +143,16 @@ def taylor_test(
     r2 = r1 - steps**2 / 2 * float(curvature)
     remainders = np.abs([r0, r1, r2])[: order + 1]
     eps = float(jnp.finfo(x0.dtype).eps)
-    terms = abs(f0) + steps * abs(float(slope)) + steps**2 * abs(float(curvature))
-    noise = _noise(number, eps) + eps * terms
-    rates = tuple(_rate(steps, r, noise) for r in remainders)
+    size = abs(f0) + steps * abs(float(slope)) + steps**2 * abs(float(curvature))
+    noise = _noise(number, eps) + eps * size
+    terms = 0.0, steps * float(slope), steps**2 / 2 * float(curvature)
+    exact = [_exact(r, t, eps) for r, t in zip(remainders, terms, strict=False)]
+    for r in remainders[exact]:  # noise, then, and seen at work
+        noise = np.maximum(noise, r[np.isfinite(r)].max())
+    rates = tuple(
+        math.inf if e else _rate(steps, r, noise)
+        for r, e in zip(remainders, exact, strict=True)
+    )
     return TaylorReport(rates, steps, remainders, noise)
 
 
@@ -188,6 +195,14 @@ def _noise(number: Callable[[float], float], eps: float) -> float:
     differences over points so close that only round-off can make any."""
     values = np.array([number(64 * eps * k) for k in range(-4, 5)])
     return float(np.sqrt(np.mean(np.diff(values, 4) ** 2) / 70))
+
+
+def _exact(remainders, term, eps: float) -> bool:
+    """Whether, at the largest step, the remainder is nothing beside the expansion's last
+    term. Solves on the way to a value may make more round-off than `_noise` sees, and a
+    rate fitted to that would mean nothing."""
+    known = np.isfinite(remainders) & (np.abs(term) > 0)
+    return bool(known.any() and (remainders <= math.sqrt(eps) * np.abs(term))[known][0])
 
 
 def _rate(steps, remainders, noise) -> float:

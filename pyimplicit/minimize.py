@@ -19,6 +19,7 @@ from .problem import check_options, finish, prepare, with_tolerances
 from .solvers.abstract import AbstractMapMinimiser
 from .solvers.levenberg_marquardt import LevenbergMarquardt
 from .solvers.newton import Newton
+from .solvers.options import check_ends
 from .solvers.optimistix import LBFGS
 
 
@@ -73,6 +74,7 @@ def minimize(
     """
     check_options("minimize", adjoint, max_steps, rtol, atol)
     check_jacobian(jacobian, "minimize")
+    check_ends("minimize", solver, options)
     if not isinstance(solver, optx.AbstractMinimiser | optx.AbstractRootFinder):
         raise TypeError(
             "`minimize(solver=...)` must be a minimiser or a root finder.\n"
@@ -139,6 +141,7 @@ def least_squares(
     """
     check_options("least_squares", adjoint, max_steps, rtol, atol)
     check_jacobian(jacobian, "least_squares")
+    check_ends("least_squares", solver, options)
     if not isinstance(solver, optx.AbstractLeastSquaresSolver | optx.AbstractMinimiser):
         raise TypeError(
             "`least_squares(solver=...)` must be a least-squares solver or a minimiser.\n"

@@ -15,6 +15,7 @@ from .iterate import iterate
 from .linear.jacobian import Jacobian, check_jacobian
 from .problem import check_options, finish, prepare, with_tolerances
 from .solvers.newton import Newton
+from .solvers.options import check_ends
 
 
 def root(
@@ -66,6 +67,7 @@ def root(
     """
     check_options("root", adjoint, max_steps, rtol, atol)
     check_jacobian(jacobian, "root")
+    check_ends("root", solver, options)
     kinds = (
         optx.AbstractRootFinder,
         optx.AbstractLeastSquaresSolver,

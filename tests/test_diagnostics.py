@@ -54,6 +54,17 @@ def test_an_exact_expansion_has_an_infinite_rate(fn, exact_from):
     assert report.passed and "exact" in str(report)
 
 
+@pytest.mark.parametrize("error", [0.0, 1e-6])
+def test_a_quadratic_whose_values_are_noisy_is_exact(error):
+    """Round-off of solves, here 1e-11 that changes from step to step; not so if the
+    Hessian is wrong by a millionth."""
+    value = lambda x: x @ x * (1 + 1e-11 * jnp.sin(1e9 * x[0]))
+    slope = with_derivative(lambda x: 2 * x, lambda x, t: 2 * (1 + error) * t)
+    noisy = with_derivative(value, lambda x, t: slope(x) @ t)
+    report = pi.taylor_test(noisy, jnp.arange(1.0, 4.0))
+    assert report.passed == (error == 0) == math.isinf(report.rates[2])
+
+
 @pytest.mark.parametrize("error", [1e-3, -1.0, 10.0])
 def test_a_wrong_gradient_fails(error):
     wrong = with_derivative(cubic, lambda x, t: (3 + error) * x**2 @ t)

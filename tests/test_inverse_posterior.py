@@ -10,6 +10,8 @@ from jax.flatten_util import ravel_pytree
 
 from pyimplicit import fem, inverse
 
+from pyimplicit.inverse.prior_h1 import node_shares
+
 from .test_inverse import Linear
 
 
@@ -98,6 +100,29 @@ def test_bilaplacian_prior():
     (load,) = fem.point_evaluation(V, [[6.0, 6.0]]).as_matrix()
     variance = load @ prior.solve(load)
     assert variance == pytest.approx(1 / (4 * math.pi * gamma * delta), rel=0.05)
+
+
+def test_deviations_of_a_field_have_no_chequerboard():
+    """Far from the boundary they are alike at nodes of four and of eight triangles."""
+    n = 16
+    V = fem.FunctionSpace(fem.Mesh.rectangle(n, n), "P1")
+    prior = inverse.BiLaplacianPrior(V, 0.02, 2.0)  # correlation length 0.28, 4.5 cells
+    middle = V.mesh.nearest_nodes([[0.5, 0.5], [0.5 + 1 / n, 0.5], [0.5 + 2 / n, 0.5]])
+    loads = jnp.zeros((3, V.size)).at[jnp.arange(3), middle].set(1.0)
+    variances = jnp.sum(loads * jax.jit(jax.vmap(prior.solve))(loads), axis=1)
+    np.testing.assert_allclose(variances, variances[0], rtol=0.01)
+
+
+def test_shares_of_nodes():
+    """Of right and obtuse triangles, and of tetrahedra: positive, and in all the volume."""
+    even = fem.FunctionSpace(fem.Mesh.rectangle(4, 4))
+    inside = abs(even.mesh.points - 0.5).max(axis=1) < 0.49
+    close(node_shares(even)[inside], 1 / 16)
+    shorn = even.mesh.points @ np.array([[1.0, 0], [0.7, 1]])
+    for mesh in (fem.Mesh.from_arrays(shorn, even.mesh.cells), fem.Mesh.box(2, 2, 2)):
+        shares = node_shares(fem.FunctionSpace(mesh))
+        assert shares.min() > 0
+        close(shares.sum(), mesh.volumes.sum())
 
 
 # --- the posterior ---------------------------------------------------------------------

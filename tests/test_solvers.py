@@ -263,6 +263,11 @@ def test_bracketing():
         lambda z, p: z**4 / 4 - p * z, 1.0, 30.0, solver=pi.GoldenSearch(), options=ends
     )
     np.testing.assert_allclose(found.value, 30 ** (1 / 3), rtol=1e-7)
+    for entry, solver in ((pi.root, pi.Bisection()), (pi.minimize, pi.GoldenSearch())):
+        for options in (None, {"lower": 0.0}):
+            with pytest.raises(ValueError, match=r'(?s)"upper": …}.*two ends') as caught:
+                entry(cube, 1.0, 30.0, solver=solver, options=options)
+            assert str(caught.value).count("\n") == 2
 
 
 # Elsewhere: in optimistix, in single precision.

@@ -27,9 +27,9 @@ from .objective import Objective
 from .run import NOT_FINITE, Run
 
 
-# A fit ends with chi² in (1 - WINDOW, 1] times the target, if one more step or two
-# can bring it back there.
-WINDOW, CORRECTIONS = 0.1, 2
+# A fit ends with chi² within this part of the target; below it only where so many steps
+# back up did not bring it there.
+TOLERANCE, CORRECTIONS = 0.01, 3
 # Inner iterations between two looks at the small problem, and room for them at first.
 CHUNK, ROOM = 8, 48
 
@@ -38,6 +38,8 @@ def descend(
     run: Run, x, target: float, cg_steps: int, forcing: float, shrink: float
 ) -> tuple[jax.Array, bool, str]:
     """From x to the fitted x, whether it converged, and why it stopped."""
+    run.slack = TOLERANCE
+    highest = (1 + TOLERANCE) * target
     begin = jax.jit(functools.partial(_begin, run.objective))
     extend = jax.jit(functools.partial(_extend, run.objective))
     misfit, prior = run.start(x)
@@ -47,7 +49,7 @@ def descend(
     corrections = 0
     for _ in range(run.max_steps):
         chi2 = run.objective.chi2(misfit)
-        goal = size * max((1 - WINDOW / 2) * target, shrink * chi2)
+        goal = size * max(target, shrink * chi2)
         here, basis = begin(x)
         if not np.isfinite(np.asarray(here.products)).all():
             return x, False, NOT_FINITE
@@ -65,7 +67,7 @@ def descend(
         s, slope = _step(here, basis.V, small.y.astype(x.dtype), beta)
         slope = float(slope)
         phi = misfit + beta * prior
-        value = _not_above(run.along(x, s, beta), max(misfit, target * size / 2))
+        value = _not_above(run.along(x, s, beta), max(misfit, highest * size / 2))
         found = armijo(value, phi, slope, run.eps) if slope < 0 else None
         if found is None:
             if run.reached(misfit):
@@ -76,13 +78,13 @@ def descend(
         length, (x, misfit, prior) = found
         run.add(x, beta, misfit, prior, gradient=norm, cg=k, length=length)
         if run.reached(misfit):
-            near = run.objective.chi2(misfit) > (1 - WINDOW) * target
+            near = run.objective.chi2(misfit) >= (1 - TOLERANCE) * target
             corrections += 1
             if near or corrections > CORRECTIONS:
                 break
         if run.stopped:
             break
-        if _stalled(run.history, target):
+        if _stalled(run.history, highest):
             return x, False, _STALLED
     converged, message = run.outcome(misfit) or (False, run.out_of_steps)
     return x, converged, message

@@ -55,7 +55,8 @@ def fit(
     - `bounds`: `(lower, upper)`, numbers or models; held strictly, by a change of
       variables. None or infinite: no bound.
     - `target`: chi² to stop at, usually 1. "gauss-newton" with a prior finds the `beta`
-      that meets it (discrepancy principle); else the fit stops early when it is met.
+      that meets it to 1 % (discrepancy principle); else the fit stops early when chi² is
+      no more.
       Without a target: to the minimiser for the given `beta`, the MAP estimate.
     - `beta`: the prior's weight; not used by "gauss-newton" with a target.
     - `max_steps`, `rtol`: limits; `rtol` on the dual norm of the gradient.

@@ -49,6 +49,7 @@ class Run:
         self.out_of_steps = f"`max_steps` = {max_steps} steps were not enough"
         self.history: list[Step] = []
         self.stopped = False
+        self.slack = 0.0  # how much of the target chi² may lie above it
         self.eps = eps
         self._at_round_off = 0
         self._first_gradient = math.nan
@@ -114,13 +115,15 @@ class Run:
 
     def reached(self, misfit: float) -> bool:
         """Whether the target is met (never, if there is none)."""
-        return self.target is not None and self.objective.chi2(misfit) <= self.target
+        if self.target is None:
+            return False
+        return self.objective.chi2(misfit) <= (1 + self.slack) * self.target
 
     def outcome(self, misfit: float) -> tuple[bool, str] | None:
         """Converged and why, if the last line ends the run."""
         if self.reached(misfit):
             chi2 = self.objective.chi2(misfit)
-            return True, f"chi2 = {chi2:.3f} is within the target {self.target:g}"
+            return True, f"chi2 = {chi2:.3f} meets the target {self.target:g}"
         if self.stopped:
             return False, "stopped by the callback"
         return None

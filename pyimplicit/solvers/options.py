@@ -3,6 +3,7 @@
 from typing import Any
 
 import lineax as lx
+import optimistix as optx
 
 
 def check_count(solver: Any, name: str) -> None:
@@ -42,4 +43,18 @@ def check_linear_solver(solver: Any) -> None:
         raise TypeError(
             f"`{type(solver).__name__}(linear_solver=...)` must be a lineax solver.\n"
             f"Got {given!r}.\nTake for example lineax's QR()."
+        )
+
+
+def check_ends(name: str, solver: Any, options: dict[str, Any] | None) -> None:
+    """Raises unless a search between two ends is told both."""
+    if not isinstance(solver, optx.Bisection | optx.GoldenSearch):
+        return
+    given = sorted(options or {})
+    if not {"lower", "upper"} <= set(given):
+        kind = type(solver).__name__
+        raise ValueError(
+            f'`{name}(solver={kind}(...))` must get options={{"lower": …, "upper": …}}.\n'
+            f"Got options with {', '.join(map(repr, given)) or 'nothing'}.\n"
+            "Pass the two ends that it searches between; z0 does not matter then."
         )
