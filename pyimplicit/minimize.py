@@ -19,8 +19,8 @@ from .problem import check_options, finish, prepare, with_tolerances
 from .solvers.abstract import AbstractMapMinimiser
 from .solvers.levenberg_marquardt import LevenbergMarquardt
 from .solvers.newton import Newton
-from .solvers.options import check_ends
 from .solvers.optimistix import LBFGS
+from .solvers.options import check_ends
 
 
 SYMMETRIC = frozenset({lx.symmetric_tag, lx.positive_semidefinite_tag})

@@ -299,7 +299,7 @@ FOLDED = np.array([[0.0, 0], [1, 0], [0, 1], [0.5, 0.9], [0.5, 0.5], [0, 0.5]])
         ),
         (lambda: FunctionSpace(quads(1), "P2"), ValueError, "Use 'Q2' there"),
         (lambda: FunctionSpace(tets(1), "Q1"), ValueError, "Use 'P1' there"),
-        (lambda: Mesh.rectangle(1, 1, cells="hex"), ValueError, "'triangle', 'quad'"),
+        (lambda: Mesh.rectangle(1, 1, cells="hex"), ValueError, "'triangle', 'quad'"),  # pyright: ignore[reportArgumentType]
         (lambda: Mesh.rectangle(1, 1).refine(-1), ValueError, "Got -1"),
         (lambda: quads(1).second_order().refine(), ValueError, "before the mesh is curved"),
         (lambda: quads(1).second_order(lambda x: x[0]), ValueError, "one row for each"),

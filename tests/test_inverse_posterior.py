@@ -9,7 +9,6 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from pyimplicit import fem, inverse
-
 from pyimplicit.inverse.prior_h1 import node_shares
 
 from .test_inverse import Linear
