@@ -1,22 +1,3 @@
-# Where the numbers of each item (columns of `places`) are added up, and which items each
-# piece of the work looks at: those with a place in its range, in their order. Where two
-# pieces meet, both look, and nobody writes to another's places.
-struct Scatter
-    places::Matrix{Int32}
-    size::Int
-    pieces::Vector{Pair{UnitRange{Int32},Vector{Int32}}}
-end
-
-function Scatter(places::Matrix{Int32}, size::Integer)
-    n = min(workers(), cld(Base.size(places, 2), 4096))
-    bounds = round.(Int32, range(0, size; length = n + 1))
-    pieces = map(1:n) do p
-        mine = (bounds[p] + Int32(1)):bounds[p + 1]
-        mine => Int32[e for e in axes(places, 2) if any(in(mine), @view places[:, e])]
-    end
-    return Scatter(places, size, pieces)
-end
-
 """
     Assembly(operator, cells, slot, nentries, npoints; dim)
 
@@ -40,11 +21,11 @@ their order, whatever the number of threads.
 - `DimensionMismatch` if sizes do not fit; `ArgumentError` for a flat cell, or a number
   that is out of range.
 """
-struct Assembly{O<:Operator,d,k}
+struct Assembly{O<:Operator,d,k,I}
     operator::O
     cells::Matrix{Int32}
-    entries::Scatter
-    nodes::Scatter
+    entries::Scatter{I}
+    nodes::Scatter{UInt8}  # the numbers of a point's coordinates
 end
 
 function Assembly(operator::Operator, cells, slot, nentries::Integer, npoints::Integer;
@@ -65,8 +46,11 @@ function Assembly(operator::Operator, cells, slot, nentries::Integer, npoints::I
         "`slot` must have $entries rows for each of $n cells. Got size $(size(slot))."))
     cells = Matrix{Int32}(cells)
     slot = reshape(Array{Int32}(slot), entries, n)
-    return Assembly{typeof(operator),dim,k}(
-        operator, cells, Scatter(slot, nentries), Scatter(cells, npoints))
+    coordinates = reshape([Int32(dim * (p - 1) + a) for a in 1:dim, p in cells], :, n)
+    rows = Scatter(cells, slot, nentries; rows = test)
+    nodes = Scatter(cells, coordinates, dim * npoints)
+    return Assembly{typeof(operator),dim,k,eltype(rows.offsets)}(
+        operator, cells, rows, nodes)
 end
 
 unval(::Val{n}) where {n} = n
@@ -86,22 +70,25 @@ Transposed(f, _) = Transposed(f)
 # All are derivatives of s(X, θ, v) = ⟨v, A(X, θ)⟩: ∂s/∂v = A(X, θ), ∂s/∂θ = Aᵀ(X, v), and
 # ∂s/∂X, which is `points_pullback`. Arguments may be dual numbers.
 
-function (A::Assembly{O,d,k})(X::AbstractMatrix, θ::AbstractMatrix) where {O,d,k}
+(A::Assembly)(X::AbstractMatrix, θ::AbstractMatrix) =
+    assemble!(Vector{number_type(X, θ)}(undef, A.entries.size), A, X, θ)
+
+function assemble!(y, A::Assembly{O,d,k}, X, θ) where {O,d,k}
     check(A, X, θ)
     test, trial = components(A.operator, Val(d))
-    return scatter(A.entries, Val(1), number_type(X, θ)) do e
+    return scatter!(y, A.entries, Val(k), test) do e
         T, G = cell_geometry(A, X, e)
         B = blocks(A.operator, coefficients(A, θ, e), G)
         scaled(T, entries_of(B, ntrials(A.operator, Val(k)), test, trial))
-    end |> vec
+    end
 end
 
-function (A::Transposed{<:Assembly{O,d,k}})(X::AbstractMatrix, v::AbstractVector) where
-    {O,d,k}
+(A::Transposed)(X::AbstractMatrix, v::AbstractVector) =
+    assemble!(Matrix{number_type(X, v)}(undef, result_size(A)), A, X, v)
+
+function assemble!(θ̄, A::Transposed{<:Assembly{O,d,k}}, X, v) where {O,d,k}
     A = A.f
     check(A, X, v)
-    m = unval(ncoefficients(A.operator, Val(d)))
-    θ̄ = Matrix{number_type(X, v)}(undef, m, ncells(A))
     foreach_chunk(ncells(A)) do e
         T, G = cell_geometry(A, X, e)
         store_column!(θ̄, e, scaled(T, pull_coefficients(A.operator, G, weights(A, v, e))))
@@ -109,13 +96,18 @@ function (A::Transposed{<:Assembly{O,d,k}})(X::AbstractMatrix, v::AbstractVector
     return θ̄
 end
 
+result_size(A::Assembly) = (A.entries.size,)
+result_size(A::Transposed{<:Assembly{O,d}}) where {O,d} =
+    (unval(ncoefficients(A.f.operator, Val(d))), ncells(A.f))
+
 # With s = T Σ W:B, linear in θ: ∂s/∂T T = θ⋅θ̄, and by Ṫ = T tr L, Ġ_i = -Lᵀ G_i,
 #
 #     L̄ = (θ⋅θ̄) I - Σ G_i ⊗ Ḡ_i,   X̄_i = L̄ G_i.
 function points_pullback(A::Assembly{O,d,k}, X, θ, v) where {O,d,k}
     check(A, X, θ)
     check(A, X, v)
-    return scatter(A.nodes, Val(d), number_type(X, θ, v)) do e
+    X̄ = Matrix{number_type(X, θ, v)}(undef, d, A.nodes.size ÷ d)
+    return scatter!(X̄, A.nodes, Val(k), Val(1)) do e
         T, G = cell_geometry(A, X, e)
         W, θe = weights(A, v, e), coefficients(A, θ, e)
         s = T * inner(θe, pull_coefficients(A.operator, G, W))
@@ -148,14 +140,12 @@ end
 # The numbers of `v` at the places of a cell, as blocks.
 @inline function weights(A::Assembly{O,d,k}, v, e) where {O,d,k}
     test, trial = map(unval, components(A.operator, Val(d)))
-    places, n = A.entries.places, unval(ntrials(A.operator, Val(k)))
+    n = unval(ntrials(A.operator, Val(k)))
+    at(i, a, j, b) = gathered(v, A.entries, e, i, a, (j - 1) * trial + b, test, n * trial)
     return ntuple(Val(k)) do i
         ntuple(Val(n)) do j
             ntuple(Val(test)) do a
-                ntuple(Val(trial)) do b
-                    row, column = (i - 1) * test + a - 1, (j - 1) * trial + b
-                    @inbounds v[places[row * n * trial + column, e]]
-                end
+                ntuple(b -> at(i, a, j, b), Val(trial))
             end
         end
     end
@@ -184,29 +174,10 @@ end
 function check(A::Assembly{O,d}, X, a) where {O,d}
     fits(x, dims, what) = size(x) == dims || throw(DimensionMismatch(
         "$(name(A)) must get $what of size $dims. Got $(size(x))."))
-    fits(X, (d, A.nodes.size), "points")
+    fits(X, (d, A.nodes.size ÷ d), "points")
     a isa AbstractVector ? fits(a, (A.entries.size,), "entries") :
     fits(a, (unval(ncoefficients(A.operator, Val(d))), ncells(A)), "coefficients")
     return nothing
-end
-
-# y[:, p] = Σ of the `w` numbers that items have for the place p; `f(e)` has all of item e.
-function scatter(f::F, s::Scatter, ::Val{w}, ::Type{T}) where {F,w,T}
-    y = zeros(T, w, s.size)
-    foreach_threaded(length(s.pieces)) do piece
-        mine, items = s.pieces[piece]
-        @inbounds for e in items
-            E = f(e)
-            for i in 1:(length(E) ÷ w)
-                p = s.places[i, e]
-                p in mine || continue
-                for a in 1:w
-                    y[w * (p - 1) + a] += E[w * (i - 1) + a]
-                end
-            end
-        end
-    end
-    return y
 end
 
 function foreach_chunk(f::F, n, chunk = 8192) where {F}

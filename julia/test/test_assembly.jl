@@ -118,18 +118,30 @@ end
     # Many cells: more than one piece of work, and the same sums as in one
     n = 20_000
     points, cells = reshape(collect(range(0.0, 1, n + 1)), 1, :), [(1:n)'; (2:(n + 1))']
-    slot = [2min(i, j) + (i != j) + 2e - 2 for i in 1:2, j in 1:2, e in 1:n]
-    line = Assembly(Diffusion(), cells, slot, 2n + 2, n + 1)
+    slot = [3(e + i - 1) - 1 + j - i for j in 1:2, i in 1:2, e in 1:n]
+    line = Assembly(Diffusion(), cells, slot, 3n + 3, n + 1)
     κ = rand(MersenneTwister(9), 1, n)
     a = line(points, κ)
-    @test a[3:2:(2n + 1)] ≈ -2n .* vec(κ)
-    @test a[4:2:(2n)] ≈ n .* (κ[1:(n - 1)] .+ κ[2:n])
-    whole(s) = ImplicitAdjoints.Scatter(
-        s.places, s.size, [Int32(1):Int32(s.size) => Int32.(axes(s.places, 2))])
+    @test a[3:3:(3n)] == a[4:3:(3n + 1)] ≈ -n .* vec(κ)
+    @test a[5:3:(3n - 1)] ≈ n .* (κ[1:(n - 1)] .+ κ[2:n])
+    @test a[1] == a[end] == 0
+    pieces = length(line.entries.pieces)
+    @test pieces == min(ImplicitAdjoints.workers(), 5)
+    whole(s) = ImplicitAdjoints.Scatter(s.owners, s.starts, s.offsets, s.size,
+        [ImplicitAdjoints.Piece(1:(n + 1), 1:(s.size), [1:n])])
     alone = typeof(line)(line.operator, line.cells, whole(line.entries), whole(line.nodes))
     @test alone(points, κ) == a
     @test ImplicitAdjoints.points_pullback(alone, points, κ, a) ==
         ImplicitAdjoints.points_pullback(line, points, κ, a)
+    # Cells in any order, and places that owners share: one piece does it
+    order = shuffle(MersenneTwister(1), 1:n)
+    mixed = Assembly(Diffusion(), cells[:, order], slot[:, :, order], 3n + 3, n + 1)
+    @test length(mixed.entries.pieces) == pieces
+    @test mixed(points, κ[:, order]) ≈ a
+    shared = Assembly(Diffusion(), cells, ones(Int, 2, 2, n), 1, n + 1)
+    @test length(shared.entries.pieces) == 1 && abs(only(shared(points, κ))) < 1e-6
+    far = Assembly(Diffusion(), cells, 1000 .* (slot .- 1) .+ 1, 3000n + 3000, n + 1)
+    @test eltype(far.entries.offsets) == Int32 && far(points, κ)[1:1000:end] ≈ a
 end
 
 @testset "bad arguments" begin
