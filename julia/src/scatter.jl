@@ -46,12 +46,12 @@ end
 # As many pieces as threads, with as much work each; a single one where a place has owners
 # in two of them.
 function pieces(owners, starts, ends, size)
-    n = min(workers(), cld(Base.size(owners, 2), 4096))
+    n = max(1, min(workers(), cld(Base.size(owners, 2), 4096)))
     load = zeros(Int, Base.size(starts, 2))
     foreach(o -> load[o] += 1, owners)
     cumsum!(load, load)
     cuts = [searchsortedfirst(load, round(Int, p * load[end] / n)) for p in 1:(n - 1)]
-    bounds = unique([0; cuts; length(load)])
+    bounds = [0; unique(filter(<(length(load)), cuts)); length(load)]
     ranges = [(bounds[p] + 1):bounds[p + 1] for p in 1:(length(bounds) - 1)]
     last = [maximum(@view(ends[:, r]); init = Int32(0)) for r in ranges]
     first = [minimum(@view(starts[:, r]); init = typemax(Int32)) for r in ranges]
