@@ -232,6 +232,68 @@ def test_nonlinear():
     assert (found.status == 0).all() and (found.stats["iterations"] > 0).all()
 
 
+@pytest.mark.parametrize("method", SCHEMES, ids=lambda m: type(m).__name__)
+def test_rates_of_nonlinear_problems(method):
+    """u' = -u³, the same everywhere: u = 1/√(1/u₀² + 2t), and its derivative in u₀."""
+    V = FunctionSpace(Mesh.interval(1))
+    problem = models.reaction_diffusion(V)
+    given = {"kappa": 1.0, "f": 0.0, "reaction": fem.law(lambda u: u**3)}
+    exact = jax.value_and_grad(lambda u0: 1 / jnp.sqrt(1 / u0**2 + 2 * 0.3))
+
+    def error(n):
+        def last(u0):
+            t = jnp.linspace(0.0, 0.3, n + 1)
+            return evolve(problem, u0, t, given, method=method, save="last")[0]
+
+        return jnp.abs(jnp.stack(jax.value_and_grad(last)(1.2)) - jnp.stack(exact(1.2)))
+
+    coarse, fine = jax.jit(lambda: (error(12), error(24)))()
+    assert (abs(np.log2(coarse / fine) - method.order) < 0.15).all()
+
+
+def test_a_mode_by_crank_and_nicolson():
+    """The march multiplies a mode by ((1 - hκλ/2)/(1 + hκλ/2))ⁿ: so its value, gradient
+    and second derivatives in κ and the last time are known."""
+    values, vectors = modes(LINE, ENDS)
+    lam, mode, n = values[1], vectors[:, 1], 6
+
+    def amplitude(theta):
+        t = jnp.linspace(0.0, theta[1], n + 1)
+        given = {"kappa": theta[0]}
+        u = evolve(heat, mode, t, given, method=CrankNicolson(), save="last")
+        return u @ mode / (mode @ mode)
+
+    def closed(theta):
+        x = theta[0] * theta[1] / n * lam / 2
+        return ((1 - x) / (1 + x)) ** n
+
+    def all_of(f):
+        slope = jax.grad(f)
+        return jax.jit(lambda theta: (f(theta), *jax.jvp(slope, (theta,), (theta,))))
+
+    theta = jnp.array([1.3, 0.05])
+    for found, want in zip(all_of(amplitude)(theta), all_of(closed)(theta), strict=True):
+        np.testing.assert_allclose(found, want, rtol=1e-9)
+
+
+def test_a_transposed_march_that_fails(engine):
+    """A cotangent that is not finite: the forward march is right, the transposed one
+    raises (at the last step, its first), or is NaN."""
+    start, t = jnp.sin(np.pi * LINE.dof_points[:, 0]), jnp.linspace(0.0, 1.0, 4)
+
+    def pulled(bad, throw):
+        run = lambda k: evolve(heat, start, t, {"kappa": k}, save="last", throw=throw)
+        value, back = jax.vjp(lambda k: run(k) if throw else run(k).value, 1.0)
+        return value, back(jnp.full(LINE.n_dofs, 1.0).at[3].set(bad))[0]
+
+    compiled = jax.jit(pulled, static_argnums=1)
+    assert np.isfinite(compiled(1.0, True)[1])
+    value, gradient = compiled(np.nan, False)
+    assert np.isfinite(value).all() and np.isnan(gradient)
+    with pytest.raises(Exception, match=r"NaN or infinity.*solve 3 of 3"):
+        jax.block_until_ready(compiled(np.nan, True))
+
+
 def test_burgers_with_checkpoints():
     """A Taylor test of the initial state's gradient through Newton's steps, with 3 states;
     and memory that does not grow with the steps."""
