@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +103,65 @@ def test_batches_and_failures(made):
         made.solve({"kappa": 1.0, "c": jnp.nan})
 
 
+def test_nodes_that_are_too_few_are_seen():
+    """On the slit, with nodes enough and with a quarter of them: there u jumps between
+    the nodes, the energy is far too low, and all but other nodes says that this is the
+    minimum. Values and both derivatives are NaN, or it is raised."""
+    slit = ritz.Slit()
+    net = ritz.Features((None, slit.corner), ritz.MLP(4, 4, 1, key=KEY))
+    good, found = ritz.layer(
+        lambda p: ritz.poisson(1.0, kappa=p, reaction=1.0), jnp.array(1.0), slit,
+        ritz.Exact(), net, quadrature=ritz.Gauss(4, 2), cutoff=1e-3, optimizer=LM,
+        steps=15, report_every=15, fine=slit.gauss(6, 2), throw=False,
+    )  # fmt: skip
+    few = dataclasses.replace(good, rule=jax.tree.map(jnp.asarray, slit.gauss(2, 2)))
+
+    @eqx.filter_jit
+    def look(layer, p):
+        def u(p):
+            theta, status, stats = layer.solve(p)
+            here = layer.functional(p).field(theta)(jnp.array([-0.5, 0.1]))
+            return here, (status, stats["apart"])
+
+        value, push, why = jax.linearize(u, p, has_aux=True)
+        (ct_p,) = jax.linear_transpose(push, p)(1.0)
+        return jnp.stack([value, push(1.0), ct_p]), *why
+
+    numbers, status, apart = look(good, jnp.array(1.1))
+    assert int(status) == 0 and float(apart) < 0.02
+    assert bool(jnp.isfinite(numbers).all())
+    numbers, status, apart = look(few, jnp.array(1.1))
+    assert pi.Status(int(status)) == pi.Status.inaccurate and float(apart) > 0.5
+    assert bool(jnp.isnan(numbers).all())
+    assert found.energy < -0.14
+
+
+def test_a_derivative_is_judged_where_the_value_is_right():
+    """At s = 0 a peak between the nodes changes nothing, but its derivative would; the
+    rule has not a node on it. And what it sees well, it may differentiate."""
+    x = INTERVAL.domain.gauss(4, 4).interior.x[:, 0]
+    middle = float(x[5] + x[6]) / 2
+    peak = lambda x: jnp.exp(-(((x[0] - middle) / 0.01) ** 2))
+
+    def layer_of(load):
+        of = lambda s: ritz.poisson(lambda x: 1.0 + s * load(x))
+        return dataclasses.replace(energy_of_one, energy_of=of)
+
+    energy_of_one = ritz.layer(
+        lambda s: ritz.poisson(1.0 + s), jnp.array(0.0), INTERVAL.domain, ritz.Exact(),
+        net(), quadrature=ritz.Gauss(4, 4), optimizer=LM, steps=30, report_every=30,
+        accuracy=0.02,
+    )[0]  # fmt: skip
+    look = lambda layer: jax.jit(
+        jax.value_and_grad(lambda s: layer(s, jnp.array([[0.3]]))[0])
+    )(0.0)
+    exact = 3.0 * 0.3 * (1 - 0.3**2) / 6
+    seen = look(layer_of(lambda x: 3.0 * x[0]))
+    np.testing.assert_allclose(seen, [0.3 * 0.7 / 2, exact], rtol=1e-4)
+    with pytest.raises(Exception, match="other nodes"):
+        jax.block_until_ready(look(layer_of(peak)))
+
+
 def test_the_report_of_degeneracy(made):
     """More parameters than directions that u feels; the Hessian of what is kept is near
     to the identity where the metric was taken, and elsewhere still positive."""
@@ -166,6 +226,13 @@ CALL: Any = ritz.layer
          "cutoff"),
         (lambda: ritz.layer(energy, START, INTERVAL.domain, model=net(),
                             quadrature=ritz.Sobol(64)), "fixed rule"),
+        (lambda: ritz.layer(energy, START, INTERVAL.domain, model=net(), accuracy=0.0),
+         "accuracy"),
+        (lambda: ritz.layer(energy, START, INTERVAL.domain, ritz.AugmentedLagrangian(),
+                            model=net()), "one energy"),
+        (lambda: ritz.layer(energy, START, INTERVAL.domain,
+                            ritz.Penalty(weight=lambda i: 1.0 + i), model=net()),
+         "one energy"),
         (lambda: ritz.Family("interval", [0], [1]), "about a domain"),  # type: ignore[arg-type]
         (lambda: ritz.Family(INTERVAL.domain, [1], [0]), "lower < upper"),
         (lambda: ritz.layer(energy, START, INTERVAL.domain,

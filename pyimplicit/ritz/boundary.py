@@ -32,6 +32,11 @@ class AbstractBoundary(eqx.Module):
 
     active: ClassVar[bool] = False  # it has a density on the boundary
 
+    @property
+    def moving(self) -> bool:
+        """Whether the density changes from step to step."""
+        return False
+
     def field(self, model: Callable, domain: AbstractDomain) -> Callable:
         """The function x -> u that the model stands for."""
         del domain
@@ -115,6 +120,10 @@ class Penalty(AbstractBoundary):
                 f"`Penalty(weight=...)` must be positive.\nGot {self.weight!r}.\n"
                 "Take 500.0, or an optax schedule that grows."
             )
+
+    @property
+    def moving(self):
+        return callable(self.weight)
 
     def data(self, nodes, step, held):
         weight = self.weight(step) if callable(self.weight) else self.weight

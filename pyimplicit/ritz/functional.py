@@ -155,6 +155,16 @@ class Discrete:
         if f.on_boundary:
             yield f.boundary_jet, f.boundary_density, (*self.rule.boundary, self.data)
 
+    def square(self, theta: jax.Array) -> jax.Array:
+        """D²I[u, u] without the boundary: of quadratic energies |u|², the energy norm."""
+        jet, density, (x, w, n, data) = next(self._parts(theta))
+
+        def at_node(x, w):
+            q = jets.flat(jet(theta, x))
+            return w * (q @ _curvature(jet, density, theta, x, n, data) @ q)
+
+        return summed(at_node, (x, w), self.functional.chunk)
+
     def gram(self, theta: jax.Array) -> jax.Array:
         """G, `(p, p)`."""
         total = jnp.zeros((theta.size, theta.size), theta.dtype)

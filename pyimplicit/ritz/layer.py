@@ -11,7 +11,11 @@ identity. The layer is the minimiser over y, a smooth r-dimensional family of fu
 through u_θ₀; `pi.minimize` finds it, and differentiates it by the implicit function theorem
 with this well-conditioned Hessian: exact for the family and the rule. How far that is
 from the derivative of the equation's own solution is the approximation error of the family,
-which has the tangents of the network: as for u itself, test it by a finer model or rule.
+which has the tangents of the network: as for u itself, test it by a finer model.
+
+A minimum is one on the nodes of its rule. With too few of them for the directions that are
+kept, u jumps between them, and its derivatives are wrong: on its own nodes nothing shows.
+So each solve is judged on other nodes (`judged`).
 """
 
 from collections.abc import Callable
@@ -22,17 +26,28 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from .._status import Solution
+from .._status import Solution, Status
+from .._tree import stop_gradient
 from ..adjoint import AbstractAdjoint, Implicit
+from ..engine.failure import fail_unless_zero
 from ..minimize import minimize
 from ..solvers.optimistix import LBFGS
 from .boundary import AbstractBoundary, Exact
 from .domains import AbstractDomain, Rule
 from .energies import as_energy
 from .functional import Discrete, Functional
-from .quadrature import AbstractQuadrature, Gauss, Sobol
+from .judged import apart
+from .quadrature import AbstractQuadrature, Gauss, Sobol, other
 from .result import RitzResult
 from .solve import solve
+
+
+APART = (
+    "pyimplicit.ritz.layer: other nodes give another function or another derivative: (a) "
+    "too few nodes for the directions that are kept: pass a `quadrature` with more, or a "
+    "larger `cutoff` (near singularities 1e-4); (b) parameters far from those of the "
+    "training; (c) the rule is as good as you need it: raise `accuracy`"
+)
 
 
 class Degeneracy(NamedTuple):
@@ -44,6 +59,7 @@ class Degeneracy(NamedTuple):
     if the family is nearly flat, and not positive, or NaN, if the point is no minimum: then
     do not use its derivatives. `missed`: ½ Σ gᵢ²/λᵢ over what was dropped, the energy that
     these directions might have gained (λᵢ taken at least 1e-15 of the largest).
+    `apart`: by how much other nodes differ, see `accuracy` of `layer`.
     """
 
     parameters: int
@@ -52,6 +68,7 @@ class Degeneracy(NamedTuple):
     dropped: float
     curvature: tuple[float, float]
     missed: float
+    apart: float
 
 
 class Layer(eqx.Module):
@@ -63,7 +80,9 @@ class Layer(eqx.Module):
 
     *Derivative*: of the condition ∂I/∂y = 0, any order; everything that the functions of
     `params` close over is differentiated too. **Errors:** as `pi.minimize`: parameters
-    too far from those it was trained at do not converge, which is reported.
+    too far from those it was trained at do not converge, which is reported. Where other
+    nodes give another u or another derivative, the status is `inaccurate`; with
+    `throw=False` values and derivatives are NaN there.
     """
 
     energy_of: Callable
@@ -71,12 +90,14 @@ class Layer(eqx.Module):
     domain: AbstractDomain = eqx.field(static=True)
     model: Any
     rule: Rule
+    check: Rule
     basis: jax.Array
     spectrum: jax.Array
     solver: Any
     adjoint: AbstractAdjoint
     max_steps: int = eqx.field(static=True)
     throw: bool = eqx.field(static=True)
+    accuracy: float = eqx.field(static=True)
     chunk: int = eqx.field(static=True)
 
     def functional(self, params) -> Functional:
@@ -84,26 +105,48 @@ class Layer(eqx.Module):
         energy, boundary = as_energy(self.energy_of(params)), self.boundary_of(params)
         return Functional(energy, self.domain, boundary, self.model, self.chunk)
 
-    def _value(self, y, params):
+    def _value(self, y, params, rule: Rule | None = None):
         f = self.functional(params)
-        return Discrete(f, self.rule, 0).value(self._theta(y))
+        rule = self.rule if rule is None else rule
+        return Discrete(f, rule, 0).value(self._theta(y))
 
     def _theta(self, y):
         model = jax.lax.stop_gradient(eqx.filter(self.model, eqx.is_inexact_array))
         return ravel_pytree(model)[0] + self.basis @ y
 
     def coordinates(self, params) -> Solution:
-        """The minimiser y, `(rank,)`, in the energy norm's own units."""
+        """The minimiser y, `(rank,)`, in the energy norm's own units. `stats` has
+        "apart", the largest relative difference to what other nodes give."""
         start = jnp.zeros(self.basis.shape[1], self.basis.dtype)
-        return minimize(
+        y, status, stats = minimize(
             self._value, start, params, solver=self.solver, adjoint=self.adjoint,
             max_steps=self.max_steps, throw=self.throw,
         )  # fmt: skip
+        off = self._apart(y, params)
+        wrong = (status == 0) & ~(off <= self.accuracy)  # true for NaN
+        status = jnp.where(wrong, Status.inaccurate, status)
+        y = y * jnp.where(status == 0, 1.0, jnp.nan)  # a factor: derivatives are NaN too
+        if self.throw:
+            y = fail_unless_zero(y, wrong, ("", APART))
+        return Solution(y, status, {**stats, "apart": off})
+
+    def _apart(self, y, params):
+        params = jax.tree.map(
+            lambda a: jnp.asarray(a) if eqx.is_array_like(a) else a, params
+        )
+        on = lambda rule: stop_gradient(
+            eqx.filter_closure_convert(lambda y, p: self._value(y, p, rule), y, params)
+        )
+        y, params, f = stop_gradient((y, params, self.functional(params)))
+        square = Discrete(f, self.rule, 0).square(self._theta(y))
+        # Functions that are smaller than what a rounding error of θ makes are zero.
+        least = jnp.finfo(y.dtype).eps * self.spectrum[-1]
+        size = jnp.sqrt(jnp.maximum(jnp.abs(square), least))
+        return stop_gradient(apart(on(self.rule), on(self.check), y, params, size))
 
     def solve(self, params) -> Solution:
-        found = self.coordinates(params)
-        theta = jnp.where(found.status == 0, self._theta(found.value), jnp.nan)
-        return Solution(theta, found.status, found.stats)
+        y, status, stats = self.coordinates(params)
+        return Solution(self._theta(y), status, stats)
 
     def field(self, params) -> Callable:
         """x -> u at one point."""
@@ -121,7 +164,7 @@ class Layer(eqx.Module):
 
         @eqx.filter_jit
         def look(layer, params):
-            y = layer.coordinates(params).value
+            y, _, stats = layer.coordinates(params)
             H = jax.hessian(layer._value)(y, params)
             problem = Discrete(layer.functional(params), layer.rule, 0)
             theta = layer._theta(y)
@@ -130,14 +173,15 @@ class Layer(eqx.Module):
             floor = jnp.maximum(values, 1e-15 * values[-1])
             left = jnp.arange(len(values)) < len(values) - len(y)
             missed = 0.5 * jnp.sum(jnp.where(left, (vectors.T @ g) ** 2 / floor, 0.0))
-            return jnp.linalg.eigvalsh(H), missed
+            return jnp.linalg.eigvalsh(H), missed, stats["apart"]
 
-        curvature, missed = look(self, params)
+        curvature, missed, off = look(self, params)
         p, r = self.basis.shape
         parts = self.spectrum / self.spectrum[-1]
         dropped = float(parts[p - r - 1]) if p > r else 0.0
         ends = float(curvature[0]), float(curvature[-1])
-        return Degeneracy(p, r, float(parts[p - r]), dropped, ends, float(missed))
+        kept = float(parts[p - r])
+        return Degeneracy(p, r, kept, dropped, ends, float(missed), float(off))
 
 
 def layer(
@@ -153,6 +197,7 @@ def layer(
     adjoint: AbstractAdjoint = Implicit(),
     max_steps: int = 200,
     throw: bool = True,
+    accuracy: float = 0.05,
     chunk: int = 2048,
     **options,
 ) -> tuple[Layer, RitzResult]:
@@ -171,13 +216,13 @@ def layer(
       Smaller: a better family near `params`, which is more curved away from there.
     - `solver`, `adjoint`, `max_steps`, `throw`: of `pi.minimize` in y. Newton's method
       would do near `params` only.
+    - `accuracy`: by how much u and its derivatives may differ between the nodes of
+      `quadrature` and others, relative, in the energy norm; where it is more the solve has
+      failed. An estimate: one Newton step on other nodes (as many, at other places), for u
+      and for its derivative along one direction of the parameters.
     - `options`: of `solve`, for the training.
 
     **Returns:** the `Layer`, and the `RitzResult` of the training.
-
-    The minimum is one on the nodes of `quadrature`, and is not judged on others: with too
-    few nodes for the directions that are kept, u jumps between them and its derivatives are
-    wrong. Compare with more nodes, or a larger `cutoff` (near singularities 1e-4).
 
     For parameters far from `params` a conditioned network may serve better: `Family`.
     """
@@ -197,18 +242,29 @@ def layer(
             "`layer(quadrature=...)` must be a fixed rule: the layer is a minimum on its "
             f"nodes.\nGot {quadrature!r}.\nPass fixed=True, or ritz.Gauss(4, 8)."
         )
+    if not accuracy > 0:
+        raise ValueError(
+            f"`layer(accuracy=...)` must be positive.\nGot {accuracy!r}.\nTake 0.05."
+        )
     held = boundary
     boundary_of = (lambda p: held) if isinstance(held, AbstractBoundary) else held
     start = as_energy(energy(params)), domain, boundary_of(params)
+    if getattr(start[2], "moving", False):
+        raise ValueError(
+            "`layer(boundary=...)` must not change from step to step: the layer is the "
+            f"minimum of one energy.\nGot {start[2]!r}.\nTake ritz.Exact, ritz.Nitsche, or "
+            "ritz.Penalty with a number as weight."
+        )
     found = solve(*start, model, quadrature=quadrature, chunk=chunk, **options)
     rule = quadrature.rule(domain, jax.random.key(0))
+    check = other(quadrature).rule(domain, jax.random.key(1))
     f = Functional(*start, found.model, chunk)
     gram = jax.jit(lambda theta: Discrete(f, rule, 0).gram(theta))
     values, vectors = jnp.linalg.eigh(gram(found.theta))
     kept = values > cutoff * values[-1]
     basis = vectors[:, kept] / jnp.sqrt(values[kept])
     made = Layer(
-        energy, boundary_of, domain, found.model, rule, basis, values, solver, adjoint,
-        max_steps, throw, chunk,
+        energy, boundary_of, domain, found.model, rule, check, basis, values, solver,
+        adjoint, max_steps, throw, accuracy, chunk,
     )  # fmt: skip
     return made, found

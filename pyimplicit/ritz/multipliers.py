@@ -41,6 +41,10 @@ class _Multiplier(AbstractBoundary):
     augmented: Any = 0.0
     pace: Any = 1.0
 
+    @property
+    def moving(self):
+        return True
+
     def _basis(self, held, x, n):
         """Functions on the boundary at one node, `(k,)`."""
         if callable(self.space):

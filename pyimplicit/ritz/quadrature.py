@@ -5,6 +5,7 @@ always that of the fixed fine rule of `fine_rule`, never of the points trained o
 """
 
 import abc
+import dataclasses
 
 import equinox as eqx
 import jax
@@ -104,6 +105,15 @@ def fine_rule(domain: AbstractDomain, n: int | None = None) -> Rule:
         per_axis = max(round(n ** (1 / domain.dim)), 6)
         return Gauss(6, -(-per_axis // 6)).rule(domain)
     return Sobol(n, max(n // 4, 1), fixed=True, seed=1).rule(domain, jax.random.key(0))
+
+
+def other(quadrature: AbstractQuadrature) -> AbstractQuadrature:
+    """Nodes of as many points or so, none of which are those of `quadrature`."""
+    if isinstance(quadrature, Gauss):
+        return dataclasses.replace(quadrature, points=quadrature.points + 1)
+    if getattr(quadrature, "fixed", False):
+        return dataclasses.replace(quadrature, fixed=False)
+    return quadrature
 
 
 def sobol(n: int, k: int, seed: int) -> np.ndarray:

@@ -1,6 +1,5 @@
 """The entry point of `pi.ritz`."""
 
-import dataclasses
 import math
 import os
 import time
@@ -19,7 +18,7 @@ from .energies import Energy, as_energy
 from .functional import Discrete, Functional
 from .optimizers import AbstractOptimizer, NaturalGradient
 from .progress import Screen
-from .quadrature import AbstractQuadrature, Gauss, Sobol, fine_rule
+from .quadrature import AbstractQuadrature, Gauss, Sobol, fine_rule, other
 from .result import Report, RitzError, RitzResult
 
 
@@ -150,7 +149,7 @@ def _compiled(functional: Functional, optimizer: AbstractOptimizer):
 
     @eqx.filter_jit
     def run(theta, state, quadrature, key, done, n):
-        judge = _other(quadrature)
+        judge = other(quadrature)
 
         def step(carry, i):
             theta, (own, held) = carry
@@ -166,15 +165,6 @@ def _compiled(functional: Functional, optimizer: AbstractOptimizer):
         return *carry, infos
 
     return run
-
-
-def _other(quadrature: AbstractQuadrature) -> AbstractQuadrature:
-    """Nodes of as many points or so, none of which are those of `quadrature`."""
-    if isinstance(quadrature, Gauss):
-        return dataclasses.replace(quadrature, points=quadrature.points + 1)
-    if getattr(quadrature, "fixed", False):
-        return dataclasses.replace(quadrature, fixed=False)
-    return quadrature
 
 
 def _report(step, energy, reference, **more) -> Report:
