@@ -46,7 +46,7 @@ function Assembly(operator::Operator, cells, slot, nentries::Integer, npoints::I
         "`slot` must have $entries rows for each of $n cells. Got size $(size(slot))."))
     cells = Matrix{Int32}(cells)
     slot = reshape(Array{Int32}(slot), entries, n)
-    coordinates = reshape([Int32(dim * (p - 1) + a) for a in 1:dim, p in cells], :, n)
+    coordinates = reshape([Int32(dim * (p - 1) + a) for a in 1:dim, p in cells], dim * k, n)
     rows = Scatter(cells, slot, nentries; rows = test)
     nodes = Scatter(cells, coordinates, dim * npoints)
     return Assembly{typeof(operator),dim,k,eltype(rows.offsets)}(
