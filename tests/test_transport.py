@@ -14,6 +14,7 @@ from jax.scipy.special import logsumexp
 
 import pyimplicit as pi
 from pyimplicit import transport as tr
+from pyimplicit.optimize.transport import host as transport_host
 
 
 # What compiled code raises: JAX makes the one or the other of it.
@@ -172,6 +173,21 @@ def test_exact_is_the_linear_programme():
     np.testing.assert_allclose(jnp.sum(slack * t.plan), 0, atol=1e-12)
     np.testing.assert_allclose(A @ t.f + B @ t.g, t.value, rtol=1e-12)
     assert t.stats["margin"] > 1e-3 and t.stats["dual_margin"] > 1e-3
+
+
+def test_exact_finds_the_pairs_it_needs(monkeypatch):
+    """Large problems start from few pairs; here from too few, which prices then mend."""
+    rng = np.random.default_rng(5)
+    cost, a = rng.normal(size=(13, 17)), rng.dirichlet(np.ones(13))
+    b = rng.dirichlet(np.ones(17))
+    whole = transport_host._simplex(cost, a, b)
+    for name, value in (("WHOLE", 0), ("NEAR", 1), ("LEVELS", 3)):
+        monkeypatch.setattr(transport_host, name, value)
+    few = transport_host._candidates(cost, a, b)
+    assert few.size < 100 and not set(whole[0]) <= set(few)
+    cells, status = transport_host._simplex(cost, a, b)
+    assert status == pi.Status.converged
+    np.testing.assert_array_equal(cells, whole[0])
 
 
 def test_exact_derivatives():

@@ -13,6 +13,7 @@ from ..._status import Status
 from ..._tree import stop_gradient
 from ...engine.failure import fail_unless_zero
 from ...implicit import Linearisation, attach
+from ..pseudo_inverse import LeastNorm
 from ..transport.marginals import problem
 from ..transport.sinkhorn import sinkhorn
 
@@ -61,16 +62,32 @@ def _euclidean(S, a, b):
     z = fail_unless_zero(z, failed, messages)
     support = _sum(z, still[0]) > 0
 
-    def condition(z, theta):
-        S, a, b = theta
-        P = jnp.where(support, _sum(z, S), 0)
-        return jnp.concatenate([P.sum(1) - a, P.sum(0) - b])
-
-    # The null space (the gauge, and one more for each part of the support) has singular
-    # values of round-off; the smallest others fall like 1/(n + m)².
-    solver = lx.SVD(rcond=float(jnp.finfo(S.dtype).eps) ** 0.75)
-    z = attach(z, condition, (S, a, b), Linearisation(solver))
+    sides = _sides(S)
+    z = z - sides * (sides @ z) / z.size
+    how = Linearisation(LeastNorm(), _slope)
+    z = attach(z, _condition, (S, a, b, support), how)
     return jnp.where(support, _sum(z, S), 0)
+
+
+# f + c, g - c is the same P: the gauge is Σf = Σg, an added term that vanishes. So the
+# Jacobian is regular where the support is connected; elsewhere it has a null space.
+
+
+def _condition(z, theta):
+    S, a, b, support = theta
+    P, sides = jnp.where(support, _sum(z, S), 0), _sides(S)
+    return jnp.concatenate([P.sum(1) - a, P.sum(0) - b]) + sides * (sides @ z) / z.size
+
+
+def _slope(z, theta):
+    S, *_, support = theta
+    M, sides = support.astype(z.dtype), _sides(S)
+    H = jnp.block([[jnp.diag(M.sum(1)), M], [M.T, jnp.diag(M.sum(0))]])
+    return lx.MatrixLinearOperator(H + jnp.outer(sides, sides) / z.size)
+
+
+def _sides(S):
+    return jnp.concatenate([jnp.ones(S.shape[0], S.dtype), -jnp.ones(S.shape[1], S.dtype)])
 
 
 def projection_birkhoff(sim_matrix, make_solver=None, use_semi_dual=True):

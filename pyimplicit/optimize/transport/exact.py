@@ -42,7 +42,8 @@ def exact(cost, a=None, b=None, *, throw: bool = True) -> Transport:
     **Errors:** `ValueError` on misfit shapes; at run time on unequal masses, negative or
     NaN input, and if every plan has a forbidden pair.
 
-    Runs on the host (SciPy's HiGHS), also under jit and vmap; a batch is a loop there.
+    Runs on the host (SciPy's HiGHS, on the pairs that nearly optimal prices name, and those
+    that its own then ask for), also under jit and vmap; a batch is a loop there.
 
     ??? cite "Reference"
         Peyré, Cuturi, *Computational optimal transport* (2019), Chapter 3. arXiv:1803.00567

@@ -74,26 +74,75 @@ def _simplex(C, a, b):
     nothing = np.zeros(n + m - 1, np.int32)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return nothing, Status.nonfinite
-    rows = sp.kron(sp.eye_array(n), np.ones((1, m)))
-    cols = sp.kron(np.ones((1, n)), sp.eye_array(m))
-    A = sp.csc_array(sp.vstack([rows, cols]))[:-1]  # the last one follows from the others
-    allowed = np.isfinite(C).ravel()
-    costs = np.where(allowed, C.ravel(), 0)
-    bounds = np.stack([np.zeros(n * m), np.where(allowed, np.inf, 0)], 1)
-    result = so.linprog(
-        costs, A_eq=A, b_eq=np.concatenate([a, b])[:-1], bounds=bounds, method="highs-ds",
-        options={f"{side}_feasibility_tolerance": 1e-10 for side in ("primal", "dual")},
-    )  # fmt: skip
-    if result.status != 0:
-        code = Status.singular if result.status == 2 else Status.max_steps_reached
-        return nothing, code
+    sums = np.concatenate([a, b])[:-1]  # the last one follows from the others
+    tight = {f"{side}_feasibility_tolerance": 1e-10 for side in ("primal", "dual")}
+    cells = _candidates(C, a, b)
+    while True:  # only cells that may carry mass, and those that prices then ask for
+        i, j = np.divmod(cells, m)
+        ones, at = np.ones(2 * cells.size), np.arange(cells.size)
+        A = sp.csc_array((ones, (np.append(i, n + j), np.append(at, at))), (n + m, at.size))
+        result = so.linprog(
+            C[i, j], A_eq=A[:-1], b_eq=sums, method="highs-ds", options=tight
+        )
+        if result.status != 0:
+            code = Status.singular if result.status == 2 else Status.max_steps_reached
+            return nothing, code
+        dual = np.append(result.eqlin.marginals, 0)
+        reduced = (C - dual[:n, None] - dual[n:]).ravel()
+        wanted = np.flatnonzero(reduced < -1e-10 * np.abs(C[i, j]).max())
+        wanted = np.setdiff1d(wanted, cells)
+        if not wanted.size:
+            break
+        worst = wanted[np.argsort(reduced[wanted])[: MORE * (n + m)]]
+        cells = np.union1d(cells, worst)
     # A basis is a spanning tree of cells. Those with mass come first, then those whose
     # reduced cost is nearest to zero: at a degenerate vertex too it is dual feasible.
-    flow = result.x
-    dual = np.append(result.eqlin.marginals, 0)
-    reduced = np.abs(C - dual[:n, None] - dual[n:]).ravel()
+    flow, reduced = np.zeros(n * m), np.abs(reduced)
+    flow[cells] = result.x
     order = np.lexsort((reduced, -np.where(flow > 1e-12 * a.sum(), flow, 0)))
     return _spanning_tree(order, n, m), Status.converged
+
+
+WHOLE = 5000  # pairs up to which all of them are taken from the start
+NEAR = 6  # cheap pairs of each row and column to start with
+LEVELS, SWEEPS = 11, 4  # of ε, and at each
+MORE = 2  # pairs added at a time, for each row and column
+
+
+def _candidates(C, a, b):
+    """Cells, as `i m + j`, among which there is a plan; never a forbidden one."""
+    n, m = C.shape
+    allowed = np.isfinite(C)
+    if n * m <= WHOLE or not allowed.all():
+        return np.flatnonzero(allowed)
+    reduced = _prices(C, a, b)
+    by_row = np.argpartition(reduced, NEAR, axis=1)[:, :NEAR]
+    by_col = np.argpartition(reduced, NEAR, axis=0)[:NEAR]
+    cells = [
+        (np.arange(n)[:, None] * m + by_row).ravel(),
+        (by_col * m + np.arange(m)).ravel(),
+    ]
+    # The staircase from corner to corner has a plan.
+    ends = np.cumsum(a)[:-1], np.cumsum(b)[:-1]
+    right = np.argsort(np.concatenate(ends), kind="stable") >= n - 1
+    i, j = (np.append(0, np.cumsum(step)) for step in (~right, right))
+    return np.unique(np.concatenate([*cells, i * m + j]))
+
+
+def _prices(C, a, b):
+    """Costs reduced by potentials that are nearly optimal: Sinkhorn sweeps, ε falling."""
+    spread, f, g = np.ptp(C), np.zeros(a.size), np.zeros(b.size)
+
+    def soft_min(X, weights, axis):
+        low = X.min(axis, keepdims=True)
+        total = np.exp(low - X) @ weights if axis else weights @ np.exp(low - X)
+        return low.squeeze(axis) - np.log(np.maximum(total, np.finfo(float).tiny))
+
+    for eps in spread * 0.5 ** np.arange(2, LEVELS):
+        for _ in range(SWEEPS):
+            f = eps * soft_min((C - g) / eps, b, 1)
+            g = eps * soft_min((C - f[:, None]) / eps, a, 0)
+    return C - f[:, None] - g
 
 
 def _spanning_tree(order, n: int, m: int):

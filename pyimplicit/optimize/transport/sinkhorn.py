@@ -12,9 +12,10 @@ A constant may be added to f. That gauge is fixed by ⟨a, f⟩ = ⟨b, g⟩, as
 vanishes at the solution, so that the linear systems of the derivative are regular. With
 potentials relative to a bᵀ nothing is singular where a marginal is zero.
 
-Each step is Sinkhorn's f ← f - T(f) or, where that contracts slowly and it leaves a smaller
-error in the marginals, a Newton step on the concave dual, full or halved; from a large ε
-down to the given one.
+Sinkhorn's sweeps f ← f - T(f) follow each other while they contract well; where not, a
+Newton step on the concave dual is tried, full or halved, and taken where it leaves a
+smaller error in the marginals; from a large ε down to the given one. Sweeps after the first
+are scalings of the plan (Schmitzer 2019, doi:10.1137/16M1106018).
 
 Cuturi 2013, arXiv:1306.0895. Newton: Brauer, Clason, Lorenz, Wirth 2017, arXiv:1710.06635.
 Derivative: Eisenberger et al. 2022, arXiv:2205.06688; Cuturi et al. 2020, arXiv:2002.03229.
@@ -26,6 +27,7 @@ import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
+import lineax as lx
 from jax.scipy.special import logsumexp
 
 from ..._status import Status
@@ -38,9 +40,9 @@ from .marginals import problem
 
 
 COARSE = 1e-3  # error in the marginals, of the mass, at which ε is lowered
-SWEEP = (
-    0.25  # a sweep that leaves so little of the error is kept; else a Newton step is tried
-)
+SWEEP = 0.25  # a sweep that leaves so little of the error is followed by another one
+SPREAD = 16  # the first ε is this part of the spread of the costs, unless ε is larger
+LARGE = 1e30  # scalings are kept below, then taken into the potentials
 HALVINGS = 12
 
 
@@ -146,7 +148,8 @@ def _sinkhorn(C, a, b, eps, f0, rtol, max_steps, newton, throw):
         C, a, b, eps = theta
         return _log_error(f, C, a, b, eps) + _gauge(f, C, a, b, eps) / jnp.sum(a)
 
-    f = attach(f, condition, (C, a, b, eps), Linearisation(throw=throw), found)
+    how = Linearisation(jacobian=_slope, throw=throw)
+    f = attach(f, condition, (C, a, b, eps), how, found)
     g = _other(f, C, a, eps)
     P = _plan(f, g, C, a, b, eps)
     value = _dot(a, f) + _dot(b, g) - eps * (jnp.sum(P) - jnp.sum(a))
@@ -175,6 +178,17 @@ def _gauge(f, C, a, b, eps):
     return _dot(a, f) - _dot(b, _other(f, C, a, eps))
 
 
+def _slope(f, theta):
+    """The Jacobian of T and its gauge: I - W Vᵀ + 1 (a + V b)ᵀ/Σa, with the plan P over its
+    row sums for W, over its column sums for V."""
+    C, a, b, eps = theta
+    Q = jnp.exp((f[:, None] + _other(f, C, a, eps) - C) / eps)  # P over a bᵀ
+    W, V = Q * b, a[:, None] * Q
+    W, V = W / jnp.sum(W, 1, keepdims=True), V / jnp.sum(V, 0)
+    J = jnp.eye(a.size, dtype=f.dtype) - W @ V.T + (a + V @ b) / jnp.sum(a)
+    return lx.MatrixLinearOperator(J)
+
+
 def _dot(a, f):
     return jnp.sum(jnp.where(a > 0, a * f, 0 * a))
 
@@ -182,14 +196,40 @@ def _dot(a, f):
 def _iterate(theta, f0, rtol, max_steps, newton):
     C, a, b, eps = theta
     finite = jnp.where(jnp.isfinite(C), C, 0)
-    largest = jnp.maximum(jnp.max(finite) - jnp.min(finite), eps)
+    first = jnp.maximum((jnp.max(finite) - jnp.min(finite)) / SPREAD, eps)
     mass = jnp.sum(a)
-    error_of = lambda f, eps: jnp.sum(
-        a * jnp.abs(jnp.expm1(_log_error(f, C, a, b, eps) / eps))
-    )
+    error_of = lambda T, eps: jnp.sum(a * jnp.abs(jnp.expm1(T / eps))) / mass
+
+    def sweeps(f, now, goal, most):
+        """Sweeps while they contract well: `(f, error, how many)`.
+
+        One in logarithms; after it no row or column of the plan P vanishes, so that the
+        next ones, f + ε log u, are products of P with vectors.
+        """
+        f = f - _log_error(f, C, a, b, now)
+        P = _plan(f, _other(f, C, a, now), C, a, b, now)
+        over = lambda mass, sums: jnp.where(mass > 0, mass / sums, 1.0)
+
+        def sweep(carry):
+            u, rows, before, _, k = carry
+            u = over(a, rows)
+            rows = P @ over(b, u @ P)
+            return u, rows, jnp.sum(jnp.abs(u * rows - a)) / mass, before, k + 1
+
+        def going(carry):
+            u, _, error, before, k = carry
+            well = (error <= SWEEP * before) if newton else (error < before)
+            inside = (jnp.max(u) < LARGE) & (jnp.min(u) > 1 / LARGE)
+            return (error > goal) & (k < most) & well & inside  # false for NaN
+
+        rows = jnp.sum(P, 1)
+        here = jnp.sum(jnp.abs(rows - a)) / mass
+        start = jnp.ones_like(a), rows, here, jnp.full_like(here, jnp.inf), jnp.int32(1)
+        u, _, error, _, k = jax.lax.while_loop(going, sweep, start)
+        return f + now * jnp.log(u), error, k
 
     def tries(f, now):
-        """The Newton step, points between, and the error here."""
+        """The Newton step, and points between."""
         g = _other(f, C, a, now)
         P = _plan(f, g, C, a, b, now)
         columns = jnp.where(b > 0, jnp.sum(P, 0), 1)
@@ -203,11 +243,11 @@ def _iterate(theta, f0, rtol, max_steps, newton):
         H = H + jnp.diag(1e-14 * jnp.maximum(rows, mass / a.size))
         d = now * jnp.linalg.solve(H, a - rows)
         halves = 0.5 ** jnp.arange(1, HALVINGS, dtype=f.dtype)
-        here = jnp.sum(jnp.abs(rows - a)) / mass
-        return (f + d)[None], f + halves[:, None] * d, here
+        return (f + d)[None], f + halves[:, None] * d
 
     def best_of(tried, now):
-        errors = jax.vmap(lambda f: error_of(f, now))(tried) / mass
+        of = lambda f: error_of(_log_error(f, C, a, b, now), now)
+        errors = jax.vmap(of)(tried)
         best = jnp.argmin(jnp.where(jnp.isnan(errors), jnp.inf, errors))
         return tried[best], errors[best]
 
@@ -217,8 +257,8 @@ def _iterate(theta, f0, rtol, max_steps, newton):
         better = poor & ~(error <= its)  # true for NaN
         return jnp.where(better, other, f), jnp.where(better, its, error)
 
-    def by_newton(f, now):
-        first, halves, here = tries(f, now)
+    def by_newton(start, here, now):
+        first, halves = tries(start, now)
         found, error = best_of(first, now)
         # Seldom needed, and twelve times the work.
         poor = ~(error <= 0.5 * here)
@@ -226,29 +266,28 @@ def _iterate(theta, f0, rtol, max_steps, newton):
 
     def step(carry):
         start, now, _, steps = carry
-        T = _log_error(start, C, a, b, now)
-        f, error = best_of((start - T)[None], now)
-        if newton:  # a sweep that contracts well is cheaper
-            before = jnp.sum(a * jnp.abs(jnp.expm1(T / now))) / mass
-            slow = ~(error <= SWEEP * before)
-            f, error = least(slow, lambda: by_newton(start, now), f, error)
         last = now <= eps
-        now = jnp.where((error <= COARSE) & ~last, jnp.maximum(now / 2, eps), now)
-        return f, now, jnp.where(last, error, jnp.inf), steps + 1
+        goal = jnp.where(last, rtol, COARSE)
+        f, error, k = sweeps(start, now, goal, max_steps - steps)
+        if newton:
+            poor = ~(error <= goal)
+            steps = steps + poor
+            f, error = least(poor, lambda: by_newton(f, error, now), f, error)
+        now = jnp.where((error <= goal) & ~last, jnp.maximum(now / 2, eps), now)
+        return f, now, jnp.where(last, error, jnp.inf), steps + k
 
     def going(carry):
         _, _, error, steps = carry
         return ~(error <= rtol) & (steps < max_steps)
 
     cold = f0 is None
-    f = jnp.zeros_like(a) if cold else f0
     start = (
-        f,
-        largest if cold else eps,
+        jnp.zeros_like(a) if cold else f0,
+        first if cold else eps,
         jnp.array(jnp.inf, C.dtype),
         jnp.array(0, jnp.int32),
     )
     f, _, _, steps = jax.lax.while_loop(going, step, start)
     # Rows without mass have no part in the error; a sweep gives them their potential.
-    f = f - _log_error(f, C, a, b, eps)
-    return f, error_of(f, eps) / mass, steps
+    T = _log_error(f, C, a, b, eps)
+    return jnp.where(a > 0, f, f - T), error_of(T, eps), steps
