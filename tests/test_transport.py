@@ -69,9 +69,12 @@ def test_sinkhorn_limits():
     np.testing.assert_allclose(sharp.value, exact.value, atol=5e-3)
     shift = sharp.f - exact.f
     np.testing.assert_allclose(shift, shift[0], atol=1e-2)  # potentials, up to a constant
-    square = C[:, :3]
-    P = 3 * tr.sinkhorn(square, epsilon=2e-3).plan
-    np.testing.assert_allclose(P, tr.assignment(square), atol=1e-9)
+    costs = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)))
+    run = lambda newton: tr.sinkhorn(costs, epsilon=1e-2, newton=newton, throw=False)
+    found = run(True)
+    assert found.status == 0 and found.stats["residual"] < 1e-10
+    np.testing.assert_allclose(4 * found.plan, tr.assignment(costs), atol=1e-3)
+    assert run(False).status == pi.Status.max_steps_reached  # sweeps alone take for ever
 
 
 def test_sinkhorn_derivatives():
@@ -148,9 +151,6 @@ def test_sinkhorn_edges():
     np.testing.assert_allclose(tall.f, flat.g, atol=1e-9)
     warm = tr.sinkhorn(C, A, B, epsilon=EPS, f0=flat.f)
     assert warm.stats["iterations"] <= 1
-    plain = tr.sinkhorn(C, A, B, epsilon=EPS, newton=False)
-    np.testing.assert_allclose(plain.plan, flat.plan, atol=1e-9)
-    assert plain.stats["iterations"] > flat.stats["iterations"]
     single = tr.sinkhorn(C.astype(jnp.float32), epsilon=0.3)
     assert single.plan.dtype == jnp.float32 and single.status == 0
 

@@ -12,6 +12,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +37,11 @@ def pair(name: str, *args):
     if "jaxopt" in globals():
         modules["jaxopt"] = jaxopt.projection
     forward, gradient = {}, {}
-    for peer, module in modules.items():
+    for who, module in modules.items():
         fn = getattr(module, name)
-        forward[peer] = lambda x, fn=fn: fn(x, *args)
+        forward[who] = lambda x, fn=fn: fn(x, *args)
         loss = lambda x, fn=fn: jnp.sum(jnp.sin(fn(x, *args)))
-        gradient[peer] = jax.grad(loss)
+        gradient[who] = jax.grad(loss)
     return forward, gradient
 
 
@@ -62,7 +63,7 @@ def simplex(console):
     x = jnp.asarray(rng.normal(size=(1000, 100)))
     forward, gradient = pair("projection_simplex")
     for what, fns in (("forward", forward), ("gradient", gradient)):
-        batched = {peer: jax.vmap(fn) for peer, fn in fns.items()}
+        batched = {who: jax.vmap(fn) for who, fn in fns.items()}
         compare(f"1,000 simplices of 100, {what}", batched, x, console)
 
 
@@ -109,8 +110,8 @@ def by_ott(eps):
     """ott-jax's plan, or None."""
     if not (solvers := peer("ott.solvers.linear.sinkhorn")):
         return None
-    geometry = peer("ott.geometry.geometry")
-    problem = peer("ott.problems.linear.linear_problem")
+    geometry: Any = peer("ott.geometry.geometry")
+    problem: Any = peer("ott.problems.linear.linear_problem")
     solver = solvers.Sinkhorn(threshold=1e-9, max_iterations=100_000)
     pose = lambda C: problem.LinearProblem(geometry.Geometry(C, epsilon=eps))
     return lambda C: solver(pose(C)).matrix

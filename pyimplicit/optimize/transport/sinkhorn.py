@@ -40,7 +40,7 @@ from .marginals import problem
 
 
 COARSE = 1e-3  # error in the marginals, of the mass, at which ε is lowered
-SWEEP = 0.25  # a sweep that leaves so little of the error is followed by another one
+SWEEPS = 1500  # as many of them are taken rather than Newton steps
 SPREAD = 16  # the first ε is this part of the spread of the costs, unless ε is larger
 LARGE = 1e30  # scalings are kept below, then taken into the potentials
 HALVINGS = 12
@@ -85,7 +85,8 @@ def sinkhorn(
       lowered in steps. Not differentiated.
     - `rtol`: error in the marginals, over the mass, at which it ends: 1e-10 (double), 1e-5.
     - `max_steps`: steps at most.
-    - `newton`: try Newton steps, whose cost grows with min(n, m)³; by default up to 500.
+    - `newton`: try Newton steps where sweeps contract slowly. Their cost grows with
+      min(n, m)³; by default up to 500.
     - `throw`: raise where it does not converge. False: see `status`; derivatives are NaN.
 
     **Returns:** a `Transport`; `value` is ⟨P, C⟩ + ε KL(P | a bᵀ). The gauge of the
@@ -201,7 +202,7 @@ def _iterate(theta, f0, rtol, max_steps, newton):
     error_of = lambda T, eps: jnp.sum(a * jnp.abs(jnp.expm1(T / eps))) / mass
 
     def sweeps(f, now, goal, most):
-        """Sweeps while they contract well: `(f, error, how many)`.
+        """Sweeps while `SWEEPS` more like the last would do: `(f, error, how many)`.
 
         One in logarithms; after it no row or column of the plan P vanishes, so that the
         next ones, f + ε log u, are products of P with vectors.
@@ -218,7 +219,8 @@ def _iterate(theta, f0, rtol, max_steps, newton):
 
         def going(carry):
             u, _, error, before, k = carry
-            well = (error <= SWEEP * before) if newton else (error < before)
+            left = jnp.log(error / goal) + SWEEPS * jnp.log(error / before)
+            well = left <= 0 if newton else error < before
             inside = (jnp.max(u) < LARGE) & (jnp.min(u) > 1 / LARGE)
             return (error > goal) & (k < most) & well & inside  # false for NaN
 
