@@ -12,11 +12,12 @@ few. Adam: the same network, nodes that are drawn again in each step. With `--lo
 is written as it ends, runs that the file has are not done again, and `--from` prints its
 table.
 
-What to know when reading: with "tip's functions" the network gets r^(1/2) (cos, sin)(θ/2)
-of the slit's tip, of which the solution is one. The harmonic polynomial in ten dimensions
-is itself a multilinear element. The eigenvalue problem's distance function alone, without
-a network, is 1.3 % off. The oscillator is measured against the eigenvalue of the box,
-1.00080 d; the paper against d.
+What to know when reading: where the tip of the slit is known the network gets r^(1/2)
+(cos, sin)(θ/2), of which the solution is one, and the elements are refined towards it. The
+harmonic polynomial in ten dimensions is itself a multilinear element. The eigenvalue
+problem's distance function alone, without a network, is 1.3 % off. The oscillator is
+measured against the eigenvalue of the box, 1.00080 d; the paper against d. In 100
+dimensions the best linear function is 2.2 % off.
 """
 
 import argparse

@@ -109,14 +109,15 @@ def slit() -> Iterator[Case]:
     drawn = ritz.MonteCarlo(512, 512)
     blocks = ((3, 0.0079), (4, 0.0072), (5, 0.00647), (6, 0.0057))
     models = [
-        (f"slit, {b} blocks", paper, paper_net(b), ritz.Gauss(6, 3), 200)
+        (f"slit, {b} blocks", paper, paper_net(b), 120, elements.slit)
         for b, paper in blocks
     ]
-    models.append(("slit, tip's functions", 0.0072, tip, ritz.Gauss(6, 2), 60))
-    for label, paper, model, rule, steps in models:
+    refined = functools.partial(elements.slit, refined=True)
+    models.append(("slit, tip known", None, tip, 60, refined))
+    for label, paper, model, steps, fem in models:
         yield Case(
-            label, paper, elements.slit, ritz.poisson(), domain, in_l2(u, (x, w)),
-            Recipe(model, ritz.Penalty(u, 1e4), rule, steps),
+            label, paper, fem, ritz.poisson(), domain, in_l2(u, (x, w)),
+            Recipe(model, ritz.Penalty(u, 1e4), ritz.Gauss(6, 6), steps),
             adam(model, ritz.Penalty(u, 500.0), drawn),
         )  # fmt: skip
 
@@ -124,11 +125,11 @@ def slit() -> Iterator[Case]:
 def harmonic() -> Iterator[Case]:
     """u = x₁x₂ + … + x₉x₁₀."""
     u, ten = lambda x: jnp.sum(x[::2] * x[1::2]), box(10)
+    model = net(10, 30, activation=jax.nn.softplus)
     yield Case(
         "10-D harmonic", 0.004, lambda n: None, ritz.poisson(), ten, in_l2(u, random(ten)),
-        Recipe(net(10, 30), ritz.Penalty(u, 1e3), ritz.Sobol(2048, 4096, fixed=True), 60),
-        adam(net(10, 30), ritz.Penalty(u, 500.0), ritz.MonteCarlo(512, 512)),
-        fine_points(ten),
+        Recipe(model, ritz.Penalty(u, 1e3), ritz.Sobol(2048, 2048, fixed=True), 80),
+        adam(model, ritz.Penalty(u, 500.0), ritz.MonteCarlo(512, 512)), fine_points(ten),
     )  # fmt: skip
 
 
