@@ -25,32 +25,6 @@ def functional(energy, domain, boundary, model):
     return Functional(ritz.energies.as_energy(energy), domain, boundary, model)
 
 
-# --- rules ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
-def test_rules_measure_domains_and_boundaries(problem):
-    domain = problem.domain
-    for quadrature in (ritz.Gauss(3, 2), ritz.MonteCarlo(4000), ritz.Sobol(4096)):
-        inside, around = quadrature.rule(domain, KEY)
-        assert float(inside.w.sum()) == pytest.approx(domain.volume)
-        assert float(around.w.sum()) == pytest.approx(domain.area)
-        assert bool(jax.vmap(domain.contains)(inside.x).all())
-        distance = jax.vmap(domain.distance)
-        assert bool((distance(inside.x) > 0).all())
-        np.testing.assert_allclose(distance(around.x), 0, atol=1e-12)
-        # Gauss's theorem for the field x: ∫ x·n ds = dim volume, but for four standard
-        # deviations of the mean of random nodes (none on balls, where x·n is constant).
-        through = jnp.sum(around.x * around.normal, axis=1)
-        spread = 4 * domain.area * float(through.std()) / len(through) ** 0.5
-        tol = {ritz.Gauss: 1e-10, ritz.Sobol: spread / 8 + 1e-10}.get(
-            type(quadrature), spread + 1e-10
-        )
-        assert float(around.w @ through) == pytest.approx(
-            domain.dim * domain.volume, abs=tol
-        )
-
-
 # --- derivatives -----------------------------------------------------------------------
 
 READY = {
@@ -196,8 +170,8 @@ def test_adam_on_random_points_goes_down():
     result = ritz.solve(
         DISK.energy, DISK.domain, ritz.Exact(), model,
         quadrature=ritz.MonteCarlo(64), optimizer=ritz.Adam(optax.cosine_decay_schedule(
-            1e-2, 200)), steps=200, reference=DISK.least,
-        fine=ritz.Gauss(6, 3).rule(DISK.domain),
+            1e-2, 200)), steps=200, report_every=50, reference=DISK.least,
+        fine=ritz.Gauss(6, 1).rule(DISK.domain),
     )  # fmt: skip
     assert result.history[0].gap > 0.01
     assert 0 < result.history[-1].gap < 2e-3 and not result.converged
