@@ -13,6 +13,7 @@ from ..engine.failure import fail_unless_zero
 from ..implicit import borrow
 from ..linear.operator import SparseOperator
 from .cone_host import Clarabel
+from .in_parts import in_parts
 from .matrices import cholesky, product
 from .messages import messages
 from .qp_check import indefinite_below, prepare
@@ -233,10 +234,16 @@ def _interior(problem: QP, solver: InteriorPoint, start):
     rtol = rtol if solver.rtol is None else solver.rtol
     if solver.backend == "julia":
         return julia_optimum(problem, rtol, solver.max_steps, start)
+    n, p, M = problem.sizes
+    solve = in_parts(lambda given: _in_jax(*given, solver.max_steps), n * (n + p + M))
+    return solve((problem, jnp.asarray(rtol, problem.q.dtype), start))
+
+
+def _in_jax(problem: QP, rtol, start, max_steps: int):
     warm = None if start is None else _from_start(problem, start)
     hat, scale = scaled(problem)
     skip = False if warm is None else warm.polished
-    it = interior_point(hat, rtol, solver.max_steps, skip=skip)
+    it = interior_point(hat, rtol, max_steps, skip=skip)
     P = problem.P
     shift = indefinite_below(P.dtype) * jnp.max(jnp.abs(P), initial=0.0)
     shift = shift + jnp.finfo(P.dtype).tiny ** 0.5

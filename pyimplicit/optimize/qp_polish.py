@@ -9,6 +9,7 @@ all conditions to about 1e-10; else the interior point's stays.
 
 from typing import Any, NamedTuple
 
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 
@@ -46,7 +47,7 @@ def polish(qp: QP, x, y, z, guess, valid) -> Polished:
         start = x, y, jnp.where(active, z, 0.0)
         r = jnp.concatenate(residual(start, (qp, Sets(active, none))))
         v, _ = refined(K, L, -r)
-        return tuple(a + b for a, b in zip(start, K.split(v), strict=True))
+        return tuple(a + b for a, b in zip(start, K.split(v), strict=True)), L
 
     def judge(point, active):
         x, y, z = point
@@ -58,15 +59,16 @@ def polish(qp: QP, x, y, z, guess, valid) -> Polished:
         return jnp.where(jnp.isfinite(error), error, jnp.inf), better
 
     def body(carry):
-        _, active, _, k, _ = carry
-        new = attempt(active)
+        _, active, _, _, k, _ = carry
+        new, L = attempt(active)
         error, better = judge(new, active)
         done = error <= tol
-        return new, jnp.where(done, active, better), error, k + 1, done
+        return new, jnp.where(done, active, better), L, error, k + 1, done
 
-    start = (x, y, z), guess, jnp.full((), jnp.inf, x.dtype), jnp.int32(0), ~valid
-    going = lambda c: ~c[4] & (c[3] < ROUNDS)
-    point, active, error, _, done = jax.lax.while_loop(going, body, start)
+    infinite = jnp.full((), jnp.inf, x.dtype)
+    start = (x, y, z), guess, jnp.zeros_like(qp.P), infinite, jnp.int32(0), ~valid
+    going = lambda c: ~c[5] & (c[4] < ROUNDS)
+    point, active, L, error, _, done = jax.lax.while_loop(going, body, start)
     done = done & valid
     keep = lambda a, b: jnp.where(done, a, b)
     x, y, z = jax.tree.map(keep, point, (x, y, jnp.where(live | fixed, z, 0.0)))
@@ -79,7 +81,9 @@ def polish(qp: QP, x, y, z, guess, valid) -> Polished:
     alike = (at.z <= 1e2 * at.s) & (at.s <= 1e2 * at.z) & (at.z + at.s <= small)
     weak = live & keep(exact, alike)
     sets = Sets(active & ~weak, weak)
-    L = condense(KKT.of(qp, sets))
+    made = done & ~jnp.any(weak)
+    anew = lambda: jnp.where(made, L, condense(KKT.of(qp, sets)))
+    L = jax.lax.cond(eqxi.unvmap_all(made), lambda: L, anew)
     return Polished(x, y, z, sets, L, done, keep(error, judge((x, y, z), active)[0]))
 
 
