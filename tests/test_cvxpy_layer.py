@@ -159,6 +159,24 @@ def test_a_geometric_programme():
     np.testing.assert_allclose(slopes, wanted, rtol=1e-6, atol=1e-9)
 
 
+def test_rows_that_are_bounds_keep_their_multipliers():
+    # min ‖x - c‖²,  2x ≤ u,  -3x ≤ l,  and x₀ bounded once more, by 5.
+    x, c, u, low = cp.Variable(3), cp.Parameter(3), cp.Parameter(3), cp.Parameter(3)
+    rows = [2 * x <= u, -3 * x <= low, x[0] <= 5]
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c)), rows)
+    layer = pi.cvxpy_layer(problem, [c, u, low], [x, *rows], throw=False)
+
+    def exact(c, u, low):
+        x = jnp.clip(c, -low / 3, u / 2)
+        return x, jnp.maximum(c - x, 0), 2 / 3 * jnp.maximum(x - c, 0), jnp.zeros(())
+
+    point = jnp.array([4.0, -3.0, 1.0]), jnp.full(3, 5.0), jnp.full(3, 6.0)
+    run = lambda f: jax.jit(lambda *p: (f(*p), jax.jacrev(f, (0, 1, 2))(*p)))(*point)
+    near = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+    jax.tree.map(near, run(layer), run(exact))
+    assert jnp.isnan(layer(point[0], point[1], jnp.full(3, -9.0))[0]).all()
+
+
 def test_what_is_no_layer_is_refused():
     x, p, q = cp.Variable(2), cp.Parameter(2), cp.Parameter()
     not_dpp = cp.Problem(cp.Minimize(cp.sum_squares(x - q * p)), [])

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from . import cones
+from .cvxpy_bounds import Bounds, bounds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,6 +24,7 @@ class Form:
     b: Any
     cones: tuple
     linear: int | None  # the number of equalities, if all other rows are inequalities
+    bounds: Bounds
     order: np.ndarray  # where in the flattened arguments each entry of θ is
     logs: tuple[bool, ...]
     outputs: tuple
@@ -84,10 +86,12 @@ def canonical(problem, parameters, variables, gp: bool) -> Form:
         else:
             outputs.append(_dual_reader(shifts[id(v)], form, b))
     cut = lambda M: Map(sp.csc_array(M)[:, keep])
+    one = int(np.flatnonzero(order[keep] == total)[0])
+    single = bounds(*A[:2], sp.csc_array(A[2])[:, keep], one, dims.zero, m)
     return Form(
         n, m, (*P[:2], cut(P[2])), cut(q), (*A[:2], cut(A[2])), cut(b), _cones(dims),
         dims.zero if not (dims.soc or dims.psd or dims.exp or dims.p3d) else None,
-        order[keep], to_log, tuple(outputs),
+        single, order[keep], to_log, tuple(outputs),
     )  # fmt: skip
 
 

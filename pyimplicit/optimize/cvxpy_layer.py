@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from ..linear.operator import SparseOperator
 from ..linear.pattern import SparsePattern
 from .cone import cone_program
+from .cvxpy_bounds import crossed
 from .cvxpy_form import Form, canonical, cvxpy
 from .qp import qp
 from .qp_degenerate import Degenerate
@@ -107,8 +108,13 @@ def _solve(form: Form, theta, how: dict[str, Any]):
             )
         )
         p = form.linear
-        s = qp(P, q, A[:p], b[:p], A[p:], b[p:], **how)
-        return s.x, jnp.concatenate([s.y, s.z])
+        lb, ub = form.bounds.values(b, form.n)
+        if crossed(lb, ub):  # not an error here, but a programme without a point
+            s = qp(P, q, A[:p], b[:p], A[p:], b[p:], **how)
+            return s.x, jnp.concatenate([s.y, s.z])
+        rest = form.bounds.rest
+        s = qp(P, q, A[:p], b[:p], A[rest], b[rest], lb, ub, **how)
+        return s.x, form.bounds.multipliers(s, form.m)
     sparse = lambda part, shape: SparseOperator(
         SparsePattern(part[0], part[1], shape), part[2](theta)
     )

@@ -1,5 +1,6 @@
 """Convex quadratic programmes as layers."""
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -235,7 +236,8 @@ def _interior(problem: QP, solver: InteriorPoint, start):
     if solver.backend == "julia":
         return julia_optimum(problem, rtol, solver.max_steps, start)
     n, p, M = problem.sizes
-    solve = in_parts(lambda given: _in_jax(*given, solver.max_steps), n * (n + p + M))
+    alone = functools.partial(_in_jax, max_steps=solver.max_steps)
+    solve = in_parts(lambda given: alone(*given), n * (n + p + M))
     return solve((problem, jnp.asarray(rtol, problem.q.dtype), start))
 
 

@@ -187,18 +187,26 @@ def refined(K: KKT, L, b):
     norm = jnp.linalg.norm
     size = jnp.where(norm(b) > 0, norm(b), 1.0)
 
+    eps = float(jnp.finfo(b.dtype).eps)
+
     def body(carry):
-        v, r, error, k, _ = carry
-        new = v + approximate(r)
+        v, r, error, last, k, _ = carry
+        step = approximate(r)
+        new, length = v + step, norm(step)
         r_new = b - K.mv(new)
         after = norm(r_new) / size
         better = after < error  # false for NaN
         keep = lambda a, b: jnp.where(better, a, b)
-        going = better & (after < 0.7 * error) & (after > 4 * jnp.finfo(b.dtype).eps)
-        return keep(new, v), keep(r_new, r), keep(after, error), k + 1, going
+        # Steps shrink geometrically: the next one's length is known. (The residual alone
+        # says little of directions in which K is small.)
+        coming = length * jnp.where(last > 0, length / jnp.where(last > 0, last, 1.0), 1.0)
+        going = better & (after < 0.7 * error) & (after > 4 * eps)
+        going = going & (coming > eps**0.7 * norm(new))
+        return keep(new, v), keep(r_new, r), keep(after, error), length, k + 1, going
 
-    start = jnp.zeros_like(b), b, norm(b) / size, jnp.int32(0), norm(b) > 0
-    v, _, error, *_ = jax.lax.while_loop(lambda c: c[4] & (c[3] < 30), body, start)
+    zero = jnp.zeros_like(b)
+    start = zero, b, norm(b) / size, norm(zero), jnp.int32(0), norm(b) > 0
+    v, _, error, *_ = jax.lax.while_loop(lambda c: c[5] & (c[4] < 30), body, start)
     return v, error
 
 

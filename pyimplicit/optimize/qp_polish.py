@@ -43,7 +43,7 @@ def polish(qp: QP, x, y, z, guess, valid) -> Polished:
 
     def attempt(active):
         K = KKT.of(qp, Sets(active, none))
-        L = condense(K)
+        L: Any = condense(K)
         start = x, y, jnp.where(active, z, 0.0)
         r = jnp.concatenate(residual(start, (qp, Sets(active, none))))
         v, _ = refined(K, L, -r)
@@ -82,7 +82,8 @@ def polish(qp: QP, x, y, z, guess, valid) -> Polished:
     weak = live & keep(exact, alike)
     sets = Sets(active & ~weak, weak)
     made = done & ~jnp.any(weak)
-    anew = lambda: jnp.where(made, L, condense(KKT.of(qp, sets)))
+    where: Any = jnp.where
+    anew = lambda: where(made, L, condense(KKT.of(qp, sets)))
     L = jax.lax.cond(eqxi.unvmap_all(made), lambda: L, anew)
     return Polished(x, y, z, sets, L, done, keep(error, judge((x, y, z), active)[0]))
 
