@@ -1,5 +1,6 @@
 """Conic programmes: closed forms for each cone, every transform, failure."""
 
+import functools
 from typing import Any
 
 import jax
@@ -36,14 +37,20 @@ def ball_exact(theta):
     )
 
 
-def exponential(theta):  # min a x + t with t ≥ β exp(x/β): x = β log(-a)
+def as_sparse(A):
+    rows, cols = np.nonzero(A)
+    values = jnp.asarray(A[rows, cols])
+    return pi.SparseOperator(pi.SparsePattern(rows, cols, A.shape), values)
+
+
+def exponential(
+    theta, stored=jnp.asarray
+):  # min a x + t with t ≥ β exp(x/β): x = β log(-a)
     a, beta = theta[0], theta[1]
-    A, b = (
-        -jnp.zeros((3, 2)).at[0, 0].set(1.0).at[2, 1].set(1.0),
-        jnp.array([0.0, 1.0, 0.0]),
-    )
+    A, b = -np.eye(3)[:, [0, 2]], jnp.array([0.0, 1.0, 0.0])
     q = jnp.stack([-a, jnp.ones(())])
-    sol = pi.cone_program(None, q, A, b * beta, [pi.cones.Exponential()], solver=TIGHT)
+    cones = [pi.cones.Exponential()]
+    sol = pi.cone_program(None, q, stored(A), b * beta, cones, solver=TIGHT)
     return sol.x
 
 
@@ -105,54 +112,132 @@ LAYERS = {
     "ball, small": (ball, ball_exact, [0.8, 2.0, 0.5064]),  # multiplier 1e-3
     "ball, large": (ball, ball_exact, [0.8, 2.0, 400.0]),
     "exponential": (exponential, exponential_exact, [2.5, 0.7]),
+    "exponential, sparse": (
+        functools.partial(exponential, stored=as_sparse),
+        exponential_exact,
+        [2.5, 0.7],
+    ),
     "power": (power, power_exact, [3.0, 0.6]),
     "semidefinite": (smallest, smallest_exact, [0.1, -0.3, 0.2]),
 }
 V = jnp.linspace(-1.0, 1.7, 7)
-LOSS = lambda f: lambda t: V[: f(t).size] @ f(t) + jnp.sum(f(t) ** 2)
+TWO = jnp.array([1.0, 0.95])
+
+
+def loss(f, theta):
+    out = f(theta)
+    return V[: out.size] @ out + jnp.sum(jnp.sin(out))
+
+
+@functools.cache
+def table(f):
+    """All cells of the transform table in one program; derivatives in one direction."""
+    grad = jax.grad(functools.partial(loss, f))
+
+    @jax.jit
+    def cells(theta):
+        v = jnp.cos(jnp.arange(theta.size) + 1.0) * theta
+        slope, curve = jax.jvp(grad, (theta,), (v,))
+        return {
+            "value, jvp": jax.jvp(f, (theta,), (v,)),
+            "jit(grad)": slope,
+            "fwd-rev": curve,
+        }
+
+    return cells
+
+
+@functools.cache
+def rest_of_table(f):
+    grad = jax.grad(functools.partial(loss, f))
+
+    @jax.jit
+    def cells(theta):
+        both = TWO[:, None] * theta
+        return {
+            "jacrev": jax.jacrev(f)(theta),
+            "vmap(grad)": jax.vmap(grad)(both),
+            "scan(grad)": jax.lax.scan(lambda _, t: (None, grad(t)), None, both)[1],
+            "rev-rev": jax.grad(lambda t: V[: t.size] @ grad(t))(theta),
+        }
+
+    return cells
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_each_cone_has_its_closed_form(name):
-    ours, exact, theta = LAYERS[name]
-    theta = jnp.array(theta)
-    scale = 1 + jnp.abs(exact(theta)).max()
-    near = lambda a, b, tol: np.testing.assert_allclose(a, b, rtol=tol, atol=tol * scale)
-    both = jax.jit(lambda t: (ours(t), jax.jacrev(ours)(t), jax.jacfwd(ours)(t)))
-    value, reverse, forward = both(theta)
-    wanted = jax.jacfwd(exact)(theta)
-    near(value, exact(theta), 1e-8)
-    near(reverse, wanted, 1e-6)
-    near(forward, wanted, 1e-6)
+def test_derivatives_have_their_closed_forms(name):
+    check(table, *LAYERS[name])
 
 
-TRANSFORMS = {
-    "jit(grad)": lambda f: jax.jit(jax.grad(LOSS(f))),
-    "vmap(grad)": lambda f: lambda t: jax.vmap(jax.grad(LOSS(f)))(jnp.stack([t, 0.9 * t])),
-    "fwd-rev": lambda f: jax.hessian(LOSS(f)),
-    "rev-rev": lambda f: jax.jacrev(jax.grad(LOSS(f))),
+@pytest.mark.parametrize("name", ["orthant", "ball"])
+def test_every_other_cell_of_the_table(name):
+    check(rest_of_table, *LAYERS[name])
+
+
+def check(table, ours, exact, theta):
+    got, wanted = (table(f)(jnp.array(theta)) for f in (ours, exact))
+    for cell in wanted:
+        for a, b in zip(*map(jax.tree.leaves, (got[cell], wanted[cell])), strict=True):
+            tol = 2e-6 * (1 + float(jnp.abs(b).max()))
+            np.testing.assert_allclose(a, b, rtol=2e-6, atol=tol, err_msg=cell)
+
+
+def test_transforms_without_jit():
+    theta = jnp.array([0.8, 2.0, 1.3])
+    for transform in (jax.grad, lambda f: lambda t: jax.jvp(f, (t,), (V[:3],))[1]):
+        got, wanted = (
+            transform(functools.partial(loss, f))(theta) for f in (ball, ball_exact)
+        )
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+# Without a point: x ≤ -1 and x ≥ 1; ‖(x, y)‖ ≤ -1; exp(x) ≤ -1 (y = 1); det < 0.
+EMPTY = {
+    "nonnegative": ([[1.0], [-1.0]], [-1.0, -1.0], [pi.cones.Nonnegative(2)]),
+    "second order": (
+        [[0.0, 0.0], [-1.0, 0.0], [0.0, -1.0]],
+        [-1.0, 0.0, 0.0],
+        [pi.cones.SecondOrder(3)],
+    ),
+    "exponential": ([[-1.0], [0.0], [0.0]], [0.0, 1.0, -1.0], [pi.cones.Exponential()]),
+    "semidefinite": ([[-1.0], [0.0], [0.0]], [0.0, 1.0, -1.0], [pi.cones.PSD(2)]),
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
-@pytest.mark.parametrize("layer", ["orthant", "ball"])
-def test_every_transform_has_its_closed_form(name, layer):
-    ours, exact, theta = LAYERS[layer]
-    got, wanted = (jax.jit(TRANSFORMS[name](f))(jnp.array(theta)) for f in (ours, exact))
-    np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize(
+    "name, store",
+    [*((name, "dense") for name in EMPTY), ("nonnegative", "sparse")],
+)
+def test_failures_are_statuses_with_rays(name, store):
+    A, b, cones = EMPTY[name]
+    A, b = np.array(A), np.array(b)
+    q = jnp.ones(A.shape[1]) * (-1 if name in ("nonnegative", "exponential") else 1)
+    stored = as_sparse(A) if store == "sparse" else jnp.asarray(A)
 
+    @jax.jit
+    def run(q):
+        def value(q, b):
+            s = pi.cone_program(None, q, stored, b, cones, throw=False)
+            return s.x.sum() + s.z.sum(), s
 
-def test_failures_are_statuses_with_rays():
-    A, cones = jnp.array([[1.0], [-1.0]]), [pi.cones.Nonnegative(2)]
-    solve = lambda q, b: pi.cone_program(None, q, A, b, cones, throw=False)
-    one = jnp.ones(1)
-    s = solve(one, jnp.array([-1.0, -1.0]))  # x ≤ -1 and x ≥ 1
+        slope, none = jax.grad(value, has_aux=True)(q, b)
+        fine, free = (value(sign * q, jnp.abs(b) + 1)[1] for sign in (1, -1))
+        return slope, none, fine, free
+
+    slope, s, fine, free = run(q)
     assert s.status == pi.Status.infeasible and s.value == jnp.inf
-    assert abs(A.T @ s.z).max() < 1e-6 and jnp.array([-1.0, -1.0]) @ s.z < 0
-    assert jnp.isnan(jax.grad(lambda q: solve(q, -jnp.ones(2)).x.sum())(one)).all()
-    free = pi.cone_program(None, one, A[:1], one, [pi.cones.Nonnegative(1)], throw=False)
-    assert free.status == pi.Status.unbounded and free.x[0] < 0 and free.value == -jnp.inf
+    assert abs(A.T @ s.z).max() < 1e-6 and b @ s.z < -1e-3  # Farkas
+    assert jnp.isnan(slope).all() and jnp.isnan(s.x).all()
+    assert fine.status == pi.Status.converged
+    if name in ("exponential", "semidefinite"):  # the other way x has no end
+        assert free.status == pi.Status.unbounded
+        assert -q @ free.x < 0 and free.value == -jnp.inf and jnp.isnan(free.z).all()
+
+
+def test_failures_raise():
+    one, A = jnp.ones(1), jnp.array([[1.0], [-1.0]])
     with pytest.raises(Exception, match="no point satisfies all constraints"):
+        cones = [pi.cones.Nonnegative(2)]
         jax.block_until_ready(pi.cone_program(None, one, A, -jnp.ones(2), cones).x)
 
 

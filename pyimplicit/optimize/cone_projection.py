@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..implicit import attach
+from ..implicit import Linearisation, attach
 from .cones import PSD, Cone, Exponential, Power, SecondOrder, Zero, matricise, vectorise
 from .projection.cones import (
     projection_exponential_cone,
@@ -87,7 +87,7 @@ def _power(x, alpha: float):
 
     start = jnp.zeros((), x.dtype), jnp.abs(still[2])
     low, high = jax.lax.fori_loop(0, jnp.finfo(x.dtype).nmant + 8, halve, start)
-    r = attach((low + high) / 2, condition, y)
+    r = attach((low + high) / 2, condition, y, Linearisation(throw=False))
     p = jnp.stack([*ends(r, y), jnp.sign(y[2]) * r])
     flat = jnp.maximum(x, 0.0).at[2].set(0.0)
     return jnp.where(inside, x, jnp.where(polar, 0.0, jnp.where(general, p, flat)))

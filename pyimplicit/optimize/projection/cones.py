@@ -50,7 +50,10 @@ def _psd(X):
         return P @ N + N @ P + kernel @ P @ kernel
 
     return attach(
-        P, condition, X, Linearisation(_Lyapunov(V, jnp.where(zero, 0, size), zero))
+        P,
+        condition,
+        X,
+        Linearisation(_Lyapunov(V, jnp.where(zero, 0, size), zero), throw=False),
     )
 
 
@@ -141,7 +144,8 @@ def _exponential(x):
     general = ~(inside | polar | flat)
     # A harmless point of the general region stands in where it is another region's turn.
     y = jnp.where(general, x, jnp.array([1.0, 1.0, 0.0], x.dtype))
-    rho = attach(_ray(jax.lax.stop_gradient(y)), _off_ray, y)
+    # Inside a layer that failed NaN arrives here: it goes on, and the layer tells.
+    rho = attach(_ray(jax.lax.stop_gradient(y)), _off_ray, y, Linearisation(throw=False))
     height, mu = _coordinates(rho, y)
     # p = y (ρ, 1, e^ρ), or, as y e^ρ = c + μ, what does not overflow for ρ > 0.
     up, down = jnp.exp(jnp.minimum(rho, 0)), jnp.exp(-jnp.maximum(rho, 0))
