@@ -1,11 +1,14 @@
 """Dense quadratic programmes in JAX: optima, multipliers, every transform, bad input."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import pyimplicit as pi
+from pyimplicit.optimize.in_parts import CACHE, in_parts
 
 from .qp_problems import (
     NAMES,
@@ -85,6 +88,25 @@ def test_the_slow_of_a_large_batch_go_on_alone():
     assert len(np.unique(together.stats["iterations"])) > 5
     np.testing.assert_allclose(together.x, alone.x, rtol=1e-7, atol=1e-8)
     np.testing.assert_allclose(together.z, alone.z, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [1, 8, 13, 16])  # whole parts, and one that reaches back
+def test_a_batch_in_parts_is_the_batch(size):
+    parts = -(-size // 8)
+    numbers = CACHE * (os.cpu_count() or 1) // 8
+
+    def solve(given):
+        a, shared = given["a"], given["shared"]
+        return {"x": jnp.cumsum(a) * shared, "large": a.max() > 0.5, "none": None}
+
+    a, shared = np.random.default_rng(0).normal(size=(2, size, 3)), jnp.arange(3.0)
+    axes = ({"a": 0, "shared": None},)
+    many = jax.vmap(in_parts(solve, numbers), axes)
+    program = jax.make_jaxpr(many)({"a": a[0], "shared": shared})
+    assert ("scan" in str(program)) == (parts > 1)
+    got = jax.jit(jax.vmap(many, axes))({"a": a, "shared": shared})
+    np.testing.assert_allclose(got["x"], np.cumsum(a, -1) * shared, rtol=1e-15)
+    np.testing.assert_array_equal(got["large"], a.max(-1) > 0.5)
 
 
 # The table of transforms: min ½ xᵀQ(t)x - cᵀx subject to x₀ ≤ b, strictly active.
