@@ -12,6 +12,7 @@ import pytest
 import pyimplicit as pi
 from pyimplicit import ritz
 from pyimplicit.ritz.functional import Functional
+from pyimplicit.ritz.progress import Screen
 
 from .ritz_problems import PROBLEMS, Given
 
@@ -137,6 +138,30 @@ def test_a_bound_with_reaction_and_one_in_balance():
                             quadrature=ritz.Gauss(6, 2), **how)  # fmt: skip
     assert found.imbalance < 1e-25
     assert found.bound == pytest.approx(true, rel=1e-6)
+    assert found.lower == pytest.approx(DISK.least, rel=1e-6)
+
+
+def test_the_bound_is_shown_with_energy_and_time(capsys, monkeypatch):
+    """A lower bound of the least energy makes each report's energy a bound of its error;
+    on lines, and on a terminal on a bar."""
+    lower = DISK.least - 1e-3
+    found = ritz.solve(
+        DISK.energy, DISK.domain, ritz.Exact(), Given(lambda x: 0.45),
+        quadrature=ritz.Gauss(3, 1), optimizer=ritz.LBFGS(memory=1), steps=2,
+        report_every=1, reference=DISK.least, lower=lower, progress=True,
+        fine=ritz.Gauss(3, 1).rule(DISK.domain),
+    )  # fmt: skip
+    lines = capsys.readouterr().err.splitlines()
+    assert [row.step for row in found.history] == [0, 1, 2] and len(lines) == 2
+    for row in found.history:
+        assert row.bound == pytest.approx(row.gap + 1e-3) and row.gap > -1e-12
+    for line in lines:
+        assert all(word in line for word in ("step", "energy -0.19", "bound 0.001", " s"))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Screen(10, None) as screen:
+        screen.show(ritz.Report(5, -0.125, bound=0.25, seconds=3.0))
+    shown = capsys.readouterr().err
+    assert all(word in shown for word in ("energy", "-0.125", "bound", "0.25", "3.0"))
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,31 @@ def test_parameters_from_data(made):
         assert float(jnp.exp(q)) == pytest.approx(float(truth[name]), rel=5e-3)
 
 
+def test_a_family_as_an_equilibrium(made):
+    """The same family as a DEQ, y = y - s ∂I/∂y by Anderson's iteration: the layer's
+    coordinates, and the closed form's values and slopes."""
+    cell = lambda y, p: y - 0.7 * jax.grad(made.value)(y, p)
+    rank = made.basis.shape[1]
+
+    @jax.jit
+    def look(c):
+        def both(c):
+            p = {"kappa": 1.1, "c": c}
+            found = pi.fixed_point(cell, jnp.zeros(rank), p, solver=pi.Anderson(memory=5))
+            u = jax.vmap(made.functional(p).field(made._theta(found.value)))(X)
+            return u, (found.value, found.status)
+
+        u, t_u, (y, status) = jax.jvp(both, (c,), (1.0,), has_aux=True)
+        return u, t_u, y, status, made.coordinates({"kappa": 1.1, "c": c}).value
+
+    u, t_u, y, status, wanted = look(3.0)
+    assert int(status) == 0
+    np.testing.assert_allclose(y, wanted, atol=1e-7 * float(jnp.abs(wanted).max()))
+    of_c = lambda c: exact({"kappa": 1.1, "c": c})
+    np.testing.assert_allclose(u, of_c(3.0), rtol=5e-5)
+    np.testing.assert_allclose(t_u, jax.jvp(of_c, (3.0,), (1.0,))[1], rtol=1e-3)
+
+
 def test_a_family_in_one_network():
     """-κu'' = 1 for all κ in (1/2, 2) at once: u = x(1 - x) / 2κ."""
     family = ritz.Family(INTERVAL.domain, [0.5], [2.0])

@@ -105,7 +105,12 @@ class Layer(eqx.Module):
         energy, boundary = as_energy(self.energy_of(params)), self.boundary_of(params)
         return Functional(energy, self.domain, boundary, self.model, self.chunk)
 
-    def _value(self, y, params, rule: Rule | None = None):
+    def value(self, y, params, rule: Rule | None = None) -> jax.Array:
+        """The energy at coordinates y, `(rank,)`, on the layer's rule if none is given.
+
+        Near the parameters of the training y ↦ y - ∂I/∂y is a contraction, Newton's step
+        with the metric instead of the Hessian: the cell of a deep equilibrium model.
+        """
         f = self.functional(params)
         rule = self.rule if rule is None else rule
         return Discrete(f, rule, 0).value(self._theta(y))
@@ -119,7 +124,7 @@ class Layer(eqx.Module):
         "apart", the largest relative difference to what other nodes give."""
         start = jnp.zeros(self.basis.shape[1], self.basis.dtype)
         y, status, stats = minimize(
-            self._value, start, params, solver=self.solver, adjoint=self.adjoint,
+            self.value, start, params, solver=self.solver, adjoint=self.adjoint,
             max_steps=self.max_steps, throw=self.throw,
         )  # fmt: skip
         off = self._apart(y, params)
@@ -135,7 +140,7 @@ class Layer(eqx.Module):
             lambda a: jnp.asarray(a) if eqx.is_array_like(a) else a, params
         )
         on = lambda rule: stop_gradient(
-            eqx.filter_closure_convert(lambda y, p: self._value(y, p, rule), y, params)
+            eqx.filter_closure_convert(lambda y, p: self.value(y, p, rule), y, params)
         )
         y, params, f = stop_gradient((y, params, self.functional(params)))
         square = Discrete(f, self.rule, 0).square(self._theta(y))
@@ -157,7 +162,7 @@ class Layer(eqx.Module):
 
     def energy(self, params) -> jax.Array:
         """The least energy on the layer's rule, with what the treatment adds."""
-        return self._value(self.coordinates(params).value, params)
+        return self.value(self.coordinates(params).value, params)
 
     def degeneracy(self, params) -> Degeneracy:
         """A report; not for use under jit."""
@@ -165,7 +170,7 @@ class Layer(eqx.Module):
         @eqx.filter_jit
         def look(layer, params):
             y, _, stats = layer.coordinates(params)
-            H = jax.hessian(layer._value)(y, params)
+            H = jax.hessian(layer.value)(y, params)
             problem = Discrete(layer.functional(params), layer.rule, 0)
             theta = layer._theta(y)
             g = jax.grad(problem.value)(theta)

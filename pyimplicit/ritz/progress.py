@@ -46,7 +46,7 @@ class Screen:
 
 def _text(report: Report) -> str:
     text = f"step {report.step}, energy {report.energy:.8g}"
-    for name in ("gap", "decrement", "violation"):
+    for name in ("bound", "gap", "decrement", "violation"):
         value = getattr(report, name)
         if value == value:
             text += f", {name} {value:.2g}"

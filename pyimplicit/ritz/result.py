@@ -18,7 +18,8 @@ class Report(NamedTuple):
     on the nodes of the last step, with it. `violation`: ‖u - g‖ in L²(∂Ω), fine rule.
     `gradient`: Euclidean norm. `decrement`: ½ gᵀG⁻¹g, an estimate of how far the energy is
     above the least one of the model. `length`: of the last step. `gap`: energy less the
-    `reference`.
+    `reference`. `bound`: energy less the `lower` bound, at least ½|u - u*|² in the energy
+    norm if boundary values are exact.
     """
 
     step: int
@@ -29,6 +30,7 @@ class Report(NamedTuple):
     decrement: float = math.nan
     length: float = math.nan
     gap: float = math.nan
+    bound: float = math.nan
     seconds: float = 0.0
 
 

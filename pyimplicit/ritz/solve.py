@@ -34,6 +34,7 @@ def solve(
     report_every: int | None = None,
     rtol: float = 1e-12,
     reference: float | None = None,
+    lower: float | None = None,
     fine: Rule | None = None,
     key: jax.Array | None = None,
     chunk: int = 2048,
@@ -61,6 +62,8 @@ def solve(
       scan; by default a tenth of them, at most 50).
     - `rtol`: stop when the decrement is below `rtol` times the energy.
     - `reference`: the least energy, if known: reports then have a `gap`.
+    - `lower`: a lower bound of it, e.g. `ritz.flux_bound(...).lower`: reports, and the
+      progress bar, then have a `bound` of the error.
     - `fine`: the rule of reports; `ritz.fine_rule(domain)` if not given.
     - `key`: of random nodes; `jax.random.key(0)` if not given.
     - `chunk`: nodes that are worked on at once.
@@ -102,7 +105,8 @@ def solve(
     with Screen(steps, progress) as screen:
         clock = time.perf_counter()
         energy_now, violation = map(float, look(theta))
-        history.append(_report(done, energy_now, reference, violation=violation))
+        against = reference, lower
+        history.append(_report(done, energy_now, *against, violation=violation))
         while done < steps:
             n = min(every, steps - done)
             new, new_state, infos = run(theta, state, quadrature, key, done, n)
@@ -115,7 +119,7 @@ def solve(
             report = _report(
                 done,
                 energy_now,
-                reference,
+                *against,
                 trained=last.energy,
                 violation=violation,
                 gradient=last.gradient,
@@ -167,9 +171,9 @@ def _compiled(functional: Functional, optimizer: AbstractOptimizer):
     return run
 
 
-def _report(step, energy, reference, **more) -> Report:
-    gap = math.nan if reference is None else energy - reference
-    return Report(step, energy, gap=gap, **more)
+def _report(step, energy, reference, lower, **more) -> Report:
+    gap, bound = (math.nan if a is None else energy - a for a in (reference, lower))
+    return Report(step, energy, gap=gap, bound=bound, **more)
 
 
 def _save(path, tree, done: int) -> None:
