@@ -47,51 +47,52 @@ def made():
 
 def test_values_and_derivatives(made):
     """At parameters it was not trained at: value, both modes, the second derivative along
-    a direction and the dot-product identity, against the closed form; in one program."""
+    a direction and the dot-product identity, against the closed form; against differences
+    of solves, which are far closer; and of the least energy, whose derivative is the
+    partial one (Danskin)."""
     p = {"kappa": jnp.array(1.2), "c": jnp.array(3.0)}
     t = {"kappa": jnp.array(0.3), "c": jnp.array(-1.0)}
-    w = jnp.array([1.0, -2.0, 0.5, 3.0, 1.0])
+    w = jnp.array([1.0, -2.0, 0.5, 3.0, 1.0, 0.0])
 
-    def all_of(u, p):
-        along = lambda q: jax.jvp(u, (q,), (t,))[1]
-        value, pull = jax.vjp(u, p)
-        return value, along(p), pull(w)[0], jax.jvp(along, (p,), (t,))[1]
+    def u_and_energy(p):
+        f, theta = made.functional(p), made.solve(p).value
+        return jnp.append(jax.vmap(f.field(theta))(X), f.pure(theta, made.rule))
 
-    value, t_u, ct_p, second = jax.jit(lambda p: all_of(lambda p: made(p, X), p))(p)
-    wanted = all_of(exact, p)
-    np.testing.assert_allclose(value, wanted[0], rtol=5e-5)
-    np.testing.assert_allclose(t_u, wanted[1], rtol=1e-3)
+    def all_of(fn, p):
+        along = lambda q: jax.jvp(fn, (q,), (t,))
+        _, pull = jax.vjp(fn, p)
+        (value, t_u), (_, second) = jax.jvp(along, (p,), (t,))
+        return value, t_u, pull(w)[0], second
+
+    def partial(p):
+        f, theta = made.functional, jax.lax.stop_gradient(made.solve(p).value)
+        along = lambda p: f(p).pure(theta, made.rule)
+        return jax.jvp(along, (p,), (t,))[1]
+
+    both = jax.jit(lambda p: (all_of(u_and_energy, p), partial(p)))
+    (value, t_u, ct_p, second), slope = both(p)
+    wanted = all_of(lambda p: jnp.append(exact(p), 0.0), p)
+    np.testing.assert_allclose(value[:-1], wanted[0][:-1], rtol=5e-5)
+    np.testing.assert_allclose(t_u[:-1], wanted[1][:-1], rtol=1e-3)
     for name in p:
         assert float(ct_p[name]) == pytest.approx(float(wanted[2][name]), rel=1e-3)
-    np.testing.assert_allclose(second, wanted[3], rtol=2e-2)
+    np.testing.assert_allclose(second[:-1], wanted[3][:-1], rtol=2e-2)
     assert float(w @ t_u) == pytest.approx(
         float(sum(ct_p[name] * t[name] for name in p)), rel=1e-8
     )
-
-
-def test_the_derivative_is_that_of_the_layer(made):
-    """Differences of solves: far closer than the closed form, which the network only
-    approximates. And of the least energy: dI/dp is the partial derivative (Danskin)."""
-    f = jax.jit(lambda a: made({"kappa": 1.0 + 0.2 * a, "c": 2.0 + a}, X))
     eps = 1e-4
-    slope = (f(eps) - f(-eps)) / (2 * eps)
-    both = jax.jit(
-        lambda a: (
-            jax.jvp(f, (a,), (1.0,))[1],
-            jax.grad(lambda c: made.energy({"kappa": 1.0, "c": c}))(2.0),
-            made({"kappa": 1.0, "c": 2.0}, made.rule.interior.x),
-        )
+    ahead, behind = (
+        both(jax.tree.map(lambda a, b, s=s: a + s * eps * b, p, t))[0][0] for s in (1, -1)
     )
-    t_u, slope_of_energy, u = both(0.0)
-    np.testing.assert_allclose(t_u, slope, rtol=1e-6)
-    half = 0.5 * jnp.sum(made.rule.interior.w * u**2)
-    assert float(slope_of_energy) == pytest.approx(float(half), rel=1e-9)
+    np.testing.assert_allclose(t_u, (ahead - behind) / (2 * eps), rtol=1e-6)
+    assert float(t_u[-1]) == pytest.approx(float(slope), rel=1e-9)
 
 
 def test_batches_and_failures(made):
     """Each sample as if alone; one without a minimum is told from the others."""
     lax = dataclasses.replace(made, throw=False)
-    solve = jax.jit(jax.vmap(lambda c: lax.solve({"kappa": 1.0, "c": c})))
+    of = lambda c: {"kappa": 1.0, "c": c}
+    solve = jax.jit(jax.vmap(lambda c: lax.solve(of(c))))
     cs = jnp.array([1.0, jnp.nan, 3.0])
     found = solve(cs)
     assert [int(s) == 0 for s in found.status] == [True, False, True]
@@ -99,8 +100,10 @@ def test_batches_and_failures(made):
     alone = solve(jnp.array([3.0, 3.0, 3.0]))
     np.testing.assert_allclose(found.value[2], alone.value[0], rtol=1e-8, atol=1e-9)
     assert float(found.stats["residual"][0]) < 1e-9
+    energies = jax.jit(jax.vmap(lambda c: lax.energy(of(c))))(cs)
+    assert float(energies[0]) < float(energies[2]) < 0 and bool(jnp.isnan(energies[1]))
     with pytest.raises(Exception, match=r"pyimplicit\.minimize"):
-        made.solve({"kappa": 1.0, "c": jnp.nan})
+        made.coordinates(of(jnp.nan))
 
 
 def test_nodes_that_are_too_few_are_seen():
@@ -165,15 +168,16 @@ def test_a_derivative_is_judged_where_the_value_is_right():
 def test_the_report_of_degeneracy(made):
     """More parameters than directions that u feels; the Hessian of what is kept is near
     to the identity where the metric was taken, and elsewhere still positive."""
-    here = made.degeneracy(START)
+    lax = dataclasses.replace(made, throw=False)
+    here = lax.degeneracy(START)
     assert here.parameters == 25 and 5 < here.rank < 25
     assert here.dropped <= 1e-8 < here.kept
     low, high = here.curvature
     assert 0.9 < low <= high < 1.1
-    assert here.missed < 1e-6
+    assert here.missed < 1e-6 and here.apart < 1e-4
     # At zero diffusion's other sign there is no minimum, and the report says so.
-    lax = dataclasses.replace(made, throw=False)
-    assert not lax.degeneracy({"kappa": -1.0, "c": 0.0}).curvature[0] > 0  # or NaN
+    wrong = {"kappa": jnp.array(-1.0), "c": jnp.array(0.0)}  # as START: one program
+    assert not lax.degeneracy(wrong).curvature[0] > 0  # or NaN
 
 
 def test_parameters_from_data(made):
@@ -228,15 +232,24 @@ def test_a_family_in_one_network():
 
 def test_the_points_of_a_family():
     family = ritz.Family(ritz.Ball(2), [1.0, -1.0], [2.0, 0.0])
-    for quadrature in (ritz.Gauss(2, 2), ritz.Sobol(256)):
-        inside, around = quadrature.rule(family, KEY)
+    both = ritz.Gauss(2, 2), ritz.Sobol(256)
+
+    @jax.jit
+    def look(key):
+        made = [quadrature.rule(family, key) for quadrature in both]
+        return made, [
+            (jax.vmap(family.contains)(inside.x).all(),
+             jnp.abs(jax.vmap(family.distance)(around.x)).max(),
+             inside.w @ inside.x[:, 2] / np.pi)
+            for inside, around in made
+        ]  # fmt: skip
+
+    for (inside, around), (contained, off, mean) in zip(*look(KEY), strict=True):
         assert inside.x.shape[1] == around.x.shape[1] == 4
         assert around.normal.shape[1] == 2
         assert float(inside.w.sum()) == pytest.approx(np.pi)
         assert float(around.w.sum()) == pytest.approx(2 * np.pi)
-        assert bool(jax.vmap(family.contains)(inside.x).all())
-        np.testing.assert_allclose(jax.vmap(family.distance)(around.x), 0, atol=1e-12)
-        mean = jnp.sum(inside.w * inside.x[:, 2]) / np.pi
+        assert bool(contained) and float(off) < 1e-12
         assert float(mean) == pytest.approx(1.5, abs=0.01)
 
 

@@ -135,6 +135,7 @@ class Layer(eqx.Module):
             y = fail_unless_zero(y, wrong, ("", APART))
         return Solution(y, status, {**stats, "apart": off})
 
+    @eqx.filter_jit
     def _apart(self, y, params):
         params = jax.tree.map(
             lambda a: jnp.asarray(a) if eqx.is_array_like(a) else a, params

@@ -139,9 +139,10 @@ class AugmentedLagrangian(_Multiplier):
 
     The penalty's bias goes away without a large weight: each move of λ makes it smaller by
     a factor of the order 1 / (1 + 2 weight c), c the energy of boundary data over its
-    square. Conditions hold on the nodes: with fewer of them on ∂Ω than the network has ways
-    to bend there (some 4 for each of its units) u leaves g between them; give `n_boundary`,
-    or more `cells`, and look at `violation`, which is on other nodes. `space`, `every`, `on`, `components`: as for `LagrangeMultiplier`.
+    square. Where a rule has fewer nodes on ∂Ω than the network has ways to bend there, u
+    leaves g between them: give it a larger `n_boundary`, or more cells, and look at
+    `violation`, that on the fine rule. `space`, `every`, `on`, `components`: as for
+    `LagrangeMultiplier`.
 
     Source: Hestenes (1969), doi:10.1007/BF00927673; Powell (1969). For networks: Huang,
     Wang, Zhou, *An augmented Lagrangian deep learning method for variational problems with
