@@ -7,7 +7,8 @@ for (owner, names) in (
         :CHOLMOD_A, :Dense, :Sparse),
     UMFPACK => (:UmfpackLU, :Symbolic, :umfpack_symbolic!, :get_umfpack_control,
         :JL_UMFPACK_IRSTEP, :umferror),
-    LibSuiteSparse => (:cholmod_l_factorize_p, :umfpack_dl_get_numeric,
+    LibSuiteSparse => (:cholmod_l_factorize_p, :cholmod_l_solve2, :cholmod_l_free_dense,
+        :cholmod_dense_struct, :CHOLMOD_REAL, :CHOLMOD_DOUBLE, :umfpack_dl_get_numeric,
         :umfpack_zl_get_numeric, :UMFPACK_NUMERIC_SIZE, :UMFPACK_SIZE_OF_UNIT),
 ), name in names
     isdefined(owner, name) || throw(ErrorException(
@@ -164,9 +165,30 @@ end
 
 free!(F::CHOLMOD.Factor) = finalize(F)
 
-# X = A \ B.
-backsolve!(X, F::CHOLMOD.Factor, B::Matrix{Float64}, ::Bool) =
-    copyto!(X, CHOLMOD.solve(CHOLMOD.CHOLMOD_A, F, CHOLMOD.Dense(B)))
+# X = A \ B, where they lie: CHOLMOD.solve copies both.
+function backsolve!(X::Matrix{Float64}, F::CHOLMOD.Factor, B::Matrix{Float64}, ::Bool)
+    b, x, common = dense(B), dense(X), CHOLMOD.getcommon(Int)
+    no_array = Ptr{LibSuiteSparse.cholmod_dense_struct}(C_NULL)
+    work = Ref(no_array), Ref(no_array)
+    ok = GC.@preserve X B x b begin
+        result = Ref{typeof(no_array)}(pointer_from_objref(x))
+        LibSuiteSparse.cholmod_l_solve2(CHOLMOD.CHOLMOD_A, F, pointer_from_objref(b),
+            C_NULL, result, C_NULL, work..., common)
+    end
+    foreach(w -> LibSuiteSparse.cholmod_l_free_dense(w, common), work)
+    ok == 1 || throw(OutOfMemoryError())
+    return X
+end
+
+# CHOLMOD's name for a matrix that stays Julia's.
+function dense(M::Matrix{Float64})
+    d = LibSuiteSparse.cholmod_dense_struct()
+    d.nrow, d.ncol = size(M)
+    d.nzmax, d.d = length(M), size(M, 1)
+    d.x, d.z = pointer(M), C_NULL
+    d.xtype, d.dtype = LibSuiteSparse.CHOLMOD_REAL, LibSuiteSparse.CHOLMOD_DOUBLE
+    return d
+end
 
 # --- UMFPACK -------------------------------------------------------------------------
 

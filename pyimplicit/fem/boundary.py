@@ -12,22 +12,63 @@ boundary `w.n` is the outward unit normal.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 
-from .coefficients import constant
+from .coefficients import constant, per_facet
 from .forms import inner
+from .loops import assemble, fits
+from .pieces import Piece
 from .space import Space
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Piece:
-    """A form, where it is integrated (`None`: in all cells), and its own coefficients."""
+@dataclasses.dataclass(frozen=True)
+class Flux:
+    """- ∫ g·v, `g` the name of a coefficient. `field`: which one of a mixed space."""
 
-    form: Callable
-    boundary: str | None = None
-    own: dict[str, Any] = dataclasses.field(default_factory=dict)
+    g: str
+    field: int | None = None
+
+    def __call__(self, u, v, w):
+        return -_product(getattr(w, self.g), _at(v, self.field))
+
+    def loops(self, V, coefficients, points, boundary):
+        """See `linear_system`."""
+        if not fits(V) or self.field is not None:
+            return None
+        g = per_facet(V, coefficients[self.g], boundary, V.shape[1:])
+        return None if g is None else (None, _load(V, -g, points, boundary))
+
+
+@dataclasses.dataclass(frozen=True)
+class Robin:
+    """∫ α (u - g)·v, with the names of two coefficients."""
+
+    alpha: str
+    g: str
+    field: int | None = None
+
+    def __call__(self, u, v, w):
+        difference = jnp.asarray(_at(u, self.field)) - jnp.asarray(getattr(w, self.g))
+        return _product(getattr(w, self.alpha) * difference, _at(v, self.field))
+
+    def loops(self, V, coefficients, points, boundary):
+        """See `linear_system`."""
+        if not fits(V) or self.field is not None:
+            return None
+        alpha = per_facet(V, coefficients[self.alpha], boundary, ())
+        g = per_facet(V, coefficients[self.g], boundary, V.shape[1:])
+        if alpha is None or g is None:
+            return None
+        at = {"boundary": boundary, "points": points}
+        matrix = assemble(V, "Mass", alpha[:, None], **at)
+        weighted = alpha.reshape(-1, *(1 for _ in V.shape[1:])) * g
+        return matrix, _load(V, -weighted, points, boundary)
+
+
+def _load(V, f, points, boundary):
+    f = f.reshape(len(f), -1)
+    return assemble(V, "Load", f, boundary=boundary, points=points)
 
 
 def pieces(space: Space, neumann, robin, boundary) -> list[Piece]:
@@ -35,9 +76,8 @@ def pieces(space: Space, neumann, robin, boundary) -> list[Piece]:
     found = []
     for field, conditions in _by_field(space, neumann, "neumann"):
         for name, g in conditions.items():
-            own, (get,) = _named(name, "neumann", g)
-            flux = lambda u, v, w, get=get, field=field: -_product(get(w), _at(v, field))
-            found.append(Piece(flux, name, own))
+            own, names = _named(name, "neumann", g)
+            found.append(Piece(Flux(*names, field=field), name, own))
     for field, conditions in _by_field(space, robin, "robin"):
         for name, pair in conditions.items():
             if not isinstance(pair, tuple) or len(pair) != 2:
@@ -45,13 +85,8 @@ def pieces(space: Space, neumann, robin, boundary) -> list[Piece]:
                     "`robin={name: (alpha, g)}` must hold two coefficients.\n"
                     f"Got {pair!r} for {name!r}.\nE.g. (2.0, 0.0) for ∂u/∂n = -2 u."
                 )
-            own, (alpha, g) = _named(name, "robin", *pair)
-
-            def form(u, v, w, alpha=alpha, g=g, field=field):
-                difference = jnp.asarray(_at(u, field)) - jnp.asarray(g(w))
-                return _product(alpha(w) * difference, _at(v, field))
-
-            found.append(Piece(form, name, own))
+            own, names = _named(name, "robin", *pair)
+            found.append(Piece(Robin(*names, field=field), name, own))
     for name, form in (boundary or {}).items():
         if not callable(form):
             raise TypeError(
@@ -79,14 +114,14 @@ def _by_field(space: Space, conditions, what: str):
 
 
 def _named(boundary: str, what: str, *values):
-    """Coefficients of the term's own, and how a form gets at each of the values."""
-    own, getters = {}, []
+    """Coefficients of the term's own, and the name of each of the values."""
+    own, names = {}, []
     for i, value in enumerate(values):
         name = value if isinstance(value, str) else f"{what}_{boundary}_{i}"
         if not isinstance(value, str):
             own[name] = constant(jnp.stack(value)) if isinstance(value, tuple) else value
-        getters.append(lambda w, name=name: getattr(w, name))
-    return own, getters
+        names.append(name)
+    return own, names
 
 
 def _product(a, v):

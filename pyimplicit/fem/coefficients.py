@@ -197,6 +197,36 @@ def average(V: FunctionSpace, name: str, c: Coefficient) -> jax.Array:
     return jnp.sum(values * weights, axis=1) / jnp.sum(weights, axis=1)
 
 
+def averages(V: FunctionSpace, function, *given: Coefficient):
+    """The means `(n_cells,)` of what `function` makes of scalar coefficients, where cells
+    are simplices with straight sides; `None` if one of these is no scalar."""
+    if any(c.meaning == "law" or _rest(c) != () for c in given):
+        return None
+    if all(c.meaning in ("constant", "cell") for c in given):
+        rows = (jnp.broadcast_to(c.values, (V.mesh.n_cells,)) for c in given)
+        return function(*rows)
+    weights = V.quadrature_weights / V.quadrature_weights.sum()
+    full = (evaluate(V, c).full(V).reshape(V.mesh.n_cells, -1) for c in given)
+    return jax.tree.map(lambda a: a @ jnp.asarray(weights, a.dtype), function(*full))
+
+
+def per_facet(V: FunctionSpace, c: Coefficient, boundary: str, shape: tuple[int, ...]):
+    """A coefficient that is constant on each facet, as an array `(n_facets, *shape)`, a
+    number standing for all of them; `None` if it varies, or has another shape."""
+    if c.meaning not in ("constant", "cell") or _rest(c) not in ((), shape):
+        return None
+    domain = V.domain(boundary)
+    rows = jnp.broadcast_to(evaluate(V, c, domain).values, (domain.n, *_rest(c)))
+    rows = rows.reshape(domain.n, *(_rest(c) or (1,) * len(shape)))
+    return jnp.broadcast_to(rows, (domain.n, *shape))
+
+
+def _rest(c: Coefficient) -> tuple[int, ...]:
+    if c.meaning == "function":
+        return tuple(c.of.shape[1:])
+    return tuple(c.values.shape[_AXES[c.meaning] :])
+
+
 _AXES = {"constant": 0, "cell": 1, "node": 1, "quadrature point": 2}
 
 

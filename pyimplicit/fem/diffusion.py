@@ -5,7 +5,7 @@ import dataclasses
 import jax
 
 from . import loops, matrices
-from .coefficients import Coefficient, average, evaluate
+from .coefficients import Coefficient, average, averages, evaluate
 from .forms import dot, grad
 from .space import FunctionSpace
 
@@ -43,10 +43,24 @@ class Diffusion:
         self.check(V, coefficients)
         kappa = average(V, self.coefficient, coefficients[self.coefficient])
         values = loops.assemble(V, "Diffusion", kappa[:, None], points=points)
+        return values, self._residual(V, coefficients, points)
+
+    def loops(self, V, coefficients, points, boundary):
+        """See `linear_system`: `assemble` where there are conditions on boundaries too."""
+        del boundary
+        if not loops.fits(V):
+            return None
+        kappa = averages(V, lambda a: a, coefficients[self.coefficient])
+        if kappa is None:
+            return None
+        values = loops.assemble(V, "Diffusion", kappa[:, None], points=points)
+        return values, self._residual(V, coefficients, points)
+
+    def _residual(self, V, coefficients, points):
         if self.source is None:
-            return values, None
+            return None
         source = evaluate(V, coefficients[self.source])
-        return values, -matrices.source_vector(V, source, points)
+        return -matrices.source_vector(V, source, points)
 
     def check(self, V, coefficients) -> None:
         """Refuses other coefficients than its own, and vectors."""

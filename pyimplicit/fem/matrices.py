@@ -100,10 +100,9 @@ def load_vector(
 
 
 def source_vector(V: FunctionSpace, source: Evaluated, points=None) -> jax.Array:
-    """∫ f v for each basis function v of a scalar space, `(n_dofs,)`, where f may vary in
-    a cell."""
+    """∫ f·v for each basis function v, `(size,)`, where f may vary in a cell."""
     values = source.full(V)
-    values = values[..., 0] if source.field else values
+    values = values[..., 0] if source.field and V.components == 1 else values
     basis = V.array("basis").astype(values.dtype)
     if points is None:
         weights = V.array("weights").astype(values.dtype)
@@ -111,7 +110,7 @@ def source_vector(V: FunctionSpace, source: Evaluated, points=None) -> jax.Array
         measure = simplices(points[V.array("nodes", V.domain())])[0]
         share = V.quadrature_weights / V.quadrature_weights.sum()
         weights = measure[:, None] * jnp.asarray(share, measure.dtype)
-    element = jnp.einsum("cq,qk->ck", values * weights, basis)
+    element = jnp.einsum("cq...,cq,qk->ck...", values, weights, basis)
     return scatter(element, V.array("cell_dofs"), V.size)
 
 

@@ -11,9 +11,9 @@ import optimistix as optx
 from .._status import Solution
 from ..linear import SparsePattern, sparse_solve
 from ..linear.pattern import Structure
-from . import assembly, newton
+from . import newton
 from .assembly import Term
-from .boundary import Piece, pieces, with_laws
+from .boundary import pieces, with_laws
 from .coefficients import Coefficient, evaluate, interpret
 from .condense import Condensation, like
 from .constraints import Nullspace, Tie, combination, modes_of, periodic as periodic_tie
@@ -22,6 +22,7 @@ from .krylov import Krylov, krylov_solve
 from .linearity import Nature, check_form, names_of
 from .moved import dof_points, moved
 from .operators import points_of
+from .pieces import Piece, linear_system
 from .space import Space
 from .values import as_numbers, common_dtype
 
@@ -180,7 +181,7 @@ class Problem:
         parts = self._given(dirichlet, at)
         found, dtype = self._interpret(coefficients or {}, parts, at, load)
         given = self._values(parts, dtype)
-        if hasattr(self.form, "check"):
+        if hasattr(self.form, "check") and len(self.pieces) == 1:
             self.form.check(V, coefficients or {})
         if self._is_fast():
             values, residual = self.form.assemble(V, found[0], at)
@@ -192,8 +193,7 @@ class Problem:
                     raise _nonlinear_krylov()
                 how = newton.Options(start, steps, solver, throw)
                 return newton.solve(self, terms, given, load, at, dtype, how)
-            zero = jnp.zeros(V.size, jnp.finfo(dtype).dtype)
-            system = assembly.system(V, terms, zero, at, dtype)
+            system = self.system(found, terms, at, dtype)
         values, residual = system
         rhs = jnp.zeros(V.size, dtype) if load is None else load.astype(dtype)
         rhs = rhs - like(jnp.asarray(residual, dtype), rhs)
@@ -225,10 +225,7 @@ class Problem:
                 "`Problem.matrix` must have a form that is linear in u.\n"
                 "Got a nonlinear one.\nLinearise it."
             )
-        zero = jnp.zeros(V.size, jnp.finfo(dtype).dtype)
-        return self._condensed.matrix(
-            assembly.system(V, terms, zero, at, dtype)[0]
-        ), pattern
+        return self._condensed.matrix(self.system(found, terms, at, dtype)[0]), pattern
 
     @property
     def n_given(self) -> int:
@@ -257,6 +254,10 @@ class Problem:
         if throw:
             return Solution(sparse_solve(pattern, values, rhs), None, {})
         return sparse_solve(pattern, values, rhs, throw=False)
+
+    def system(self, found, terms: list[Term], points, dtype):
+        """Matrix and residual at u = 0 of a linear problem; see `linear_system`."""
+        return linear_system(self.V, self.pieces, found, terms, points, dtype)
 
     def _is_fast(self) -> bool:
         form = self.form

@@ -121,7 +121,9 @@ class Semidiscrete:
             zero = jnp.zeros(V.size, jnp.finfo(self.dtype).dtype)
             values = self.matrix_values
             if values is None:
-                values, at_zero = assembly.system(V, moment.terms, zero, None, self.dtype)
+                values, at_zero = self.problem.system(
+                    moment.found, moment.terms, None, self.dtype
+                )
             else:
                 at_zero = assembly.residual(V, moment.terms, zero.astype(self.dtype))
         values = values if self.matrix_values is None else self.matrix_values

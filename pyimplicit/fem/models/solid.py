@@ -1,11 +1,16 @@
 """Elastic solids, at small and at large deformations."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
 
+from ..coefficients import averages, evaluate
 from ..forms import div, dot, energy, grad, inner, sym_grad
+from ..loops import assemble, fits
+from ..matrices import source_vector
 from ..problem import Problem
 from ..space import FunctionSpace
 
@@ -31,13 +36,38 @@ def elasticity(
             f"Got {plane!r}.\nIn 3-D leave it out."
         )
 
-    def form(u, v, w):
-        mu, lam = lame(w.E, w.nu, plane if V.mesh.dim == 2 else "strain")
-        strain = 2 * mu * inner(sym_grad(u), sym_grad(v)) + lam * div(u) * div(v)
-        return strain if force is None else strain - dot(getattr(w, force), v)
+    form = Elasticity(force, plane if V.mesh.dim == 2 else "strain")
+    return Problem(V, form, dirichlet, **conditions)
 
-    structure = conditions.pop("structure", "spd")
-    return Problem(V, form, dirichlet, structure=structure, **conditions)
+
+@dataclasses.dataclass(frozen=True)
+class Elasticity:
+    """The form of `elasticity`; for P1 it is also assembled by `pyimplicit.fem.loops`."""
+
+    force: str | None
+    plane: str
+
+    structure = "spd"
+
+    def __call__(self, u, v, w):
+        mu, lam = lame(w.E, w.nu, self.plane)
+        strain = 2 * mu * inner(sym_grad(u), sym_grad(v)) + lam * div(u) * div(v)
+        return strain if self.force is None else strain - dot(getattr(w, self.force), v)
+
+    def loops(self, V, coefficients, points, boundary):
+        """See `linear_system`."""
+        del boundary
+        if not fits(V):
+            return None
+        moduli = functools.partial(lame, plane=self.plane)
+        means = averages(V, moduli, coefficients["E"], coefficients["nu"])
+        if means is None:
+            return None
+        values = assemble(V, "Elasticity", jnp.stack(means, axis=1), points=points)
+        if self.force is None:
+            return values, None
+        force = evaluate(V, coefficients[self.force])
+        return values, -source_vector(V, force, points)
 
 
 def lame(E, nu, plane: str = "strain"):
