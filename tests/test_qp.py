@@ -145,6 +145,11 @@ TRANSFORMS = {
     "jacrev": jax.jacrev,
     "jacfwd": jax.jacfwd,
     "jvp": lambda f: lambda t: jax.jvp(f, (t,), (DIRECTION,))[1],
+    "jvp(vmap)": lambda f: (
+        lambda t: (lambda ts: jax.jvp(jax.vmap(f), (ts,), (ts * DIRECTION,))[1])(
+            jnp.stack([t, 0.8 * t])
+        )
+    ),
     "fwd-rev": lambda f: lambda t: jax.jvp(jax.grad(LOSS(f)), (t,), (DIRECTION,))[1],
     "rev-rev": lambda f: jax.grad(lambda t: DIRECTION @ jax.grad(LOSS(f))(t)),
     "scan": lambda f: lambda t: jax.grad(lambda t: STEPS(f, t).sum())(t),
@@ -158,6 +163,8 @@ def test_every_transform_has_its_closed_form():
         np.testing.assert_allclose(
             got[name], wanted[name], rtol=1e-9, atol=1e-11, err_msg=name
         )
+    eagerly = jax.grad(LOSS(layer))(THETA)
+    np.testing.assert_allclose(eagerly, wanted["grad"], rtol=1e-9)
 
 
 def test_multipliers_far_from_one():
