@@ -43,6 +43,10 @@ class Krylov:
       installed, and "ilu" if not.
     - `rtol`: of the residual ‖b - A x‖ / ‖b‖. A solve that misses ten times as much has
       failed. `max_steps`: of the method; `restart`: of GMRES.
+
+    When: -∇·(κ∇u) = 1 on a cube of 24,389 unknowns, with its gradient, took 0.65 s by a
+    factorisation and 1.4 s by "cg" with "amg" (two busy cores), so the crossover lies
+    above. `python -m tests.bench.fem_solve` shows it for 30³, 40³ and 50³ cells.
     """
 
     method: Method = "cg"
