@@ -66,7 +66,9 @@ def polish(qp: QP, x, y, z, guess, valid) -> Polished:
         return new, jnp.where(done, active, better), L, error, k + 1, done
 
     infinite = jnp.full((), jnp.inf, x.dtype)
-    start = (x, y, z), guess, jnp.zeros_like(qp.P), infinite, jnp.int32(0), ~valid
+    # An array or a `SparseOperator`; only its shape is used, so nothing is computed.
+    empty = jax.tree.map(jnp.zeros_like, condense(KKT.of(qp, Sets(guess, none))))
+    start = (x, y, z), guess, empty, infinite, jnp.int32(0), ~valid
     going = lambda c: ~c[5] & (c[4] < ROUNDS)
     point, active, L, error, _, done = jax.lax.while_loop(going, body, start)
     done = done & valid
@@ -82,8 +84,8 @@ def polish(qp: QP, x, y, z, guess, valid) -> Polished:
     weak = live & keep(exact, alike)
     sets = Sets(active & ~weak, weak)
     made = done & ~jnp.any(weak)
-    where: Any = jnp.where
-    anew = lambda: where(made, L, condense(KKT.of(qp, sets)))
+    pick = lambda a, b: jnp.where(made, a, b)
+    anew = lambda: jax.tree.map(pick, L, condense(KKT.of(qp, sets)))
     L = jax.lax.cond(eqxi.unvmap_all(made), lambda: L, anew)
     return Polished(x, y, z, sets, L, done, keep(error, judge((x, y, z), active)[0]))
 
