@@ -156,6 +156,16 @@ def test_large_problems_are_done_in_chunks(monkeypatch):
     assert size(parts) < size(whole) / 2
 
 
+def test_a_gradient_made_of_the_matrix_itself():
+    """In chunks, with a cotangent that needs their result: jaxlib crashed here."""
+    W = FunctionSpace(Mesh.rectangle(60, 60), "P1")
+    kappa = jnp.asarray(rng.uniform(1, 2, W.mesh.n_cells))
+    problem = Problem(W, lambda u, v, w: w.k * dot(grad(u), grad(v)))
+    any_form = lambda k: jnp.sum(problem.matrix({"k": k})[0] ** 2)
+    built_in = lambda k: jnp.sum(fem.diffusion_values(W, k) ** 2)
+    close(jax.jit(jax.grad(any_form))(kappa), jax.jit(jax.grad(built_in))(kappa))
+
+
 def test_obstacle():
     """A string pressed on a floor by c: it leaves it at a = √(2d/c) from its ends."""
     mesh = Mesh.interval(40)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from .. import _config
-from . import abi, host, host_march
+from . import abi, host, host_march, host_product
 from .julia import ffi, start
 
 
@@ -101,7 +101,11 @@ def target(op: str, dtype) -> str:
 @functools.cache
 def _host_target(op: str) -> str:
     """The XLA target of an operation in process, registered on first use."""
-    operations = {"sparse_solve": host.sparse_solve, "march": host_march.march}
+    operations = {
+        "sparse_solve": host.sparse_solve,
+        "march": host_march.march,
+        "product": host_product.run,
+    }
     name = f"pyimplicit.host.{op}"
     abi.register_python(name, operations[op])
     return name

@@ -290,5 +290,8 @@ def _map(one: Callable, items, n: int, size: int):
         a = jnp.concatenate([a, a[: chunks * size - n]]) if chunks * size > n else a
         return a.reshape(chunks, size, *a.shape[1:])
 
-    out = jax.lax.map(jax.checkpoint(jax.vmap(one)), jax.tree.map(cut, items))
+    # In a loop nothing can be shared with the first pass. The barriers that would forbid
+    # it make CPU programs of jaxlib 0.10 crash where the cotangent is made from the result.
+    again = jax.checkpoint(jax.vmap(one), prevent_cse=False)
+    out = jax.lax.map(again, jax.tree.map(cut, items))
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], out)

@@ -119,7 +119,9 @@ def _over_time(fn: Callable, times) -> list[Any]:
     fn = jaxpr_as_fun(jax.make_jaxpr(fn)(times[0]))  # traced once, used up to three times
     moves = assembly.dependence(lambda t, _: fn(t), times[0], None)[:, 0]
     some = lambda t: [a for a, move in zip(fn(t), moves, strict=True) if move]
-    found = iter(jax.lax.map(jax.checkpoint(some), times) if moves.any() else [])
+    found = iter(
+        jax.lax.map(jax.checkpoint(some, prevent_cse=False), times) if moves.any() else []
+    )
     once = moves if moves.all() else fn(times[0])
     spread = lambda a: jnp.broadcast_to(a, (len(times), *a.shape))
     return [next(found) if m else spread(a) for a, m in zip(once, moves, strict=True)]

@@ -4,7 +4,8 @@
 
 linear in its coefficients θ. In Julia a threaded loop does all of it (see
 `julia/src/operators.jl`, which has the derivatives by hand); on the host a few array
-operations do, on precomputed geometry where the points stay.
+operations do, on precomputed geometry where the points stay, or a product with a constant
+sparse matrix.
 """
 
 import math
@@ -12,8 +13,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse as sp
 
 from .. import engine
+from ..engine import host_product
 from .assembly import scatter
 from .domain import invert
 from .moved import moved
@@ -50,6 +53,8 @@ def assemble(
     if engine.running() == "julia":
         at = V.array("points") if points is None else points
         return loop.julia(at, theta)
+    if points is None and theta.shape[1] == 1:
+        return loop.product(theta[:, 0])
     if points is None:
         measure, gradients = (a.astype(theta.real.dtype) for a in loop.geometry())
     else:
@@ -108,6 +113,28 @@ class _Loop:
                 return map(np.asarray, simplices(jnp.asarray(self.corners)))
 
         return self._kept("geometry", compute)
+
+    def product(self, theta):
+        """Where each cell has one coefficient and points stay: with element matrices E of
+        coefficients 1, entry p is Σ_c Σ E_c θ_c over what cells add to p, a product with
+        a constant matrix, of which SciPy makes less work than XLA of a sum by places."""
+        if jnp.iscomplexobj(theta):
+            return jax.lax.complex(self.product(theta.real), self.product(theta.imag))
+        S = self._kept("rows", self._rows)
+        S = host_product.Rows(S[0], S[1], S[2].astype(theta.dtype))
+        target = engine.target("product", theta.dtype)
+        return host_product.product(target, S, theta, (self.size, len(self.nodes)))
+
+    def _rows(self):
+        with jax.ensure_compile_time_eval():
+            measure, gradients = self.geometry()
+            one = jnp.ones((len(self.nodes), 1), measure.dtype)
+            element = _ELEMENTS[self.operator](measure, gradients, one, self.V.components)
+        places = self.places.reshape(len(self.nodes), -1)
+        cells = np.repeat(np.arange(len(places)), places.shape[1])
+        entries = np.asarray(element).ravel(), (places.ravel(), cells)
+        S = sp.csr_array(entries, shape=(self.size, len(places)))
+        return S.indptr, S.indices, S.data
 
     @property
     def corners(self):

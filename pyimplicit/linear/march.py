@@ -67,7 +67,7 @@ def product(pattern: SparsePattern, mass, stiffness, bands: Bands, y):
     d = c[:, None] * u + past(q, u)
     # Row by row: all at once the products before their sum would take m times nnz numbers.
     row = lambda ad: pattern.matvec(mass, ad[0]) + pattern.matvec(stiffness, ad[1])
-    first = jax.lax.map(jax.checkpoint(row), (a, d))
+    first = jax.lax.map(jax.checkpoint(row, prevent_cse=False), (a, d))
     if y.shape[1] == 1:
         return first[:, None]
     second = u - c[:, None] * v - past(p, u) - past(q, v)

@@ -236,5 +236,5 @@ def _by_chunks(fn: Callable, nodes: tuple, chunk: int):
     first = jax.tree.map(lambda a: a[0], split)
     rest = jax.tree.map(lambda a: a[1:], split)
     # Recomputed in reverse: a pass keeps the intermediates of one part only.
-    step = jax.checkpoint(lambda total, part: total + fn(part))
+    step = jax.checkpoint(lambda total, part: total + fn(part), prevent_cse=False)
     return jax.lax.scan(lambda c, p: (step(c, p), None), fn(first), rest)[0]
