@@ -96,7 +96,9 @@ def test_vmap_scan_and_a_task_inside_a_handler():
 @julia
 def test_ctrl_c_interrupts_python_and_leaves_it_alive():
     code = """
-    import time
+    import signal, time
+    # A shell's background jobs ignore Ctrl-C, and so do their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     assert good()
     print("ready", flush=True)
     try:

@@ -273,3 +273,20 @@ def test_single_precision_is_for_first_order_methods():
 @pytest.mark.parametrize("blocks, paper", [(3, 591), (4, 811), (5, 1031), (6, 1251)])
 def test_the_networks_of_the_paper_have_its_sizes(blocks, paper):
     assert ritz.count(ritz.ReLU3(2, 10, blocks, key=KEY)) == paper
+
+
+def test_steps_are_compiled_once():
+    """However many reports there are."""
+    counts = []
+    for steps in (2, 5):
+        seen = []
+
+        def density(x, u, du, seen=seen):
+            seen.append(1)
+            return 0.5 * jnp.sum(du**2) - u
+
+        model = ritz.MLP(1, 3, 1, key=jax.random.key(0))
+        ritz.solve(density, ritz.Box([0.0], [1.0]), ritz.Exact(), model, steps=steps,
+                   report_every=1, progress=False)  # fmt: skip
+        counts.append(len(seen))
+    assert counts[0] == counts[1] > 0

@@ -90,6 +90,7 @@ def solve(
                                   functional.violation(theta, fine)))  # fmt: skip
     theta = functional.theta
     state = optimizer.init(theta), boundary.init(functional)
+    state = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a)), state)  # not weak
     done, history, message, converged = 0, [], f"{steps} steps were taken", False
     run = _compiled(functional, optimizer)
 
@@ -109,7 +110,8 @@ def solve(
         history.append(_report(done, energy_now, *against, violation=violation))
         while done < steps:
             n = min(every, steps - done)
-            new, new_state, infos = run(theta, state, quadrature, key, done, n)
+            so_far = jnp.asarray(done)  # traced: a number would be compiled for
+            new, new_state, infos = run(theta, state, quadrature, key, so_far, n)
             energy_now, violation = map(float, look(new))
             if not (math.isfinite(energy_now) and bool(jnp.isfinite(new).all())):
                 message = f"the energy is {energy_now} after {done + n} steps"
