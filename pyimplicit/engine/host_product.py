@@ -73,11 +73,8 @@ mlir.register_lowering(product_p, mlir.lower_fun(_call, multiple_results=False))
 
 
 def _jvp(primals, tangents, **params):
-    t_x = tangents[3]
-    y = product_p.bind(*primals, **params)
-    if isinstance(t_x, ad.Zero):
-        return y, ad.Zero.from_primal_value(y)
-    return y, product_p.bind(*primals[:3], t_x, **params)
+    t_x = ad.instantiate_zeros(tangents[3])
+    return product_p.bind(*primals, **params), product_p.bind(*primals[:3], t_x, **params)
 
 
 def _transpose(ct, indptr, indices, data, x, *, transposed, **params):
