@@ -81,8 +81,9 @@ _MESSAGES = {
 class Solution(NamedTuple):
     """What a solve returns.
 
-    `value`: the answer (NaN where the solve failed). `status`: `int32`, one `Status`
-    per sample. `stats`: a dict of arrays per sample ("residual", "iterations", …).
+    `value`: the answer; where the solve failed, the last iterate or NaN, and derivatives
+    are NaN. `status`: `int32`, one `Status` per sample. `stats`: a dict of arrays per
+    sample ("residual", "iterations", …).
     """
 
     value: Any

@@ -191,6 +191,16 @@ def neumann(structure):
     return pi.SparsePattern(A.row, A.col, A.shape, structure), A.data, np.ones(36)
 
 
+def null_space():
+    """Singular, though round-off leaves pivots, and its huge answers a small residual."""
+    w = np.random.default_rng(5).uniform(1, 3, 39)
+    A = np.diag(np.append(w, 0) + np.append(0, w)) - np.diag(w, 1) - np.diag(w, -1)
+    K = np.block([[A, np.zeros((40, 1))], [np.zeros((1, 40)), -np.ones((1, 1))]])
+    rows, cols = np.nonzero(K)
+    pattern = pi.SparsePattern(rows, cols, K.shape, "quasidefinite")
+    return pattern, K[rows, cols], np.sin(np.arange(41.0))
+
+
 def zero_row():
     pattern = pi.SparsePattern([0, 0, 1, 1], [0, 1, 0, 1], (2, 2))
     return pattern, np.array([1.0, 2.0, 0.0, 0.0]), np.ones(2)
@@ -215,6 +225,7 @@ FAILURES = {
     "neumann-spd": (lambda: neumann("spd"), "singular"),
     "neumann-general": (lambda: neumann("general"), "singular"),
     "neumann-symmetric": (lambda: neumann("symmetric"), "singular"),
+    "null-space": (null_space, "singular"),
     "zero-row": (zero_row, "singular"),
     "indefinite": (
         lambda: with_values("spd", lambda A, v, b: v.__imul__(-1.0)),

@@ -2,6 +2,9 @@
 # (Rigal & Gaches 1967, doi:10.1145/321406.321416), and refined once above REFINE.
 const ACCEPT = 1e-10
 const REFINE = 1e-13
+# An x of this times |b| / |A| is null space, which a small residual does not show. (Pivots
+# of a quasi-definite matrix are not judged; its regularisation allows some 1e10.)
+const UNDETERMINED = 1e14
 
 """
     sparse_solve(pattern, values, b; transposed = false) -> x
@@ -93,11 +96,20 @@ function checked_solve!(X, F, factor, given, transposed::Bool)
     status = map(size_b, error) do b, e
         isfinite(b) ? (e <= ACCEPT ? CONVERGED : INACCURATE) : NONFINITE
     end
+    if unjudged(factor)
+        for (c, x) in enumerate(largest(X))
+            status[c] == CONVERGED && x * (factor.norm / UNDETERMINED) > size_b[c] &&
+                (status[c] = SINGULAR)
+        end
+    end
     for c in axes(X, 2)
         status[c] == CONVERGED || fill!(@view(X[:, c]), NaN)
     end
     return status, error
 end
+
+unjudged(factor) = false
+unjudged(factor::Factor) = factor.pattern.structure == QUASIDEFINITE
 
 # The largest magnitude in each column; not finite if an entry is not.
 largest(X::Matrix) = [maximum(magnitude, @view X[:, c]) for c in axes(X, 2)]

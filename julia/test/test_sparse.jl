@@ -164,6 +164,13 @@ end
     p = problem("", laplacian(5), "quasidefinite")  # without a negative block
     @test sparse_solve(pattern(p), p.values, ones(25)) ≈ Matrix(laplacian(5)) \ ones(25)
     @test status_of([0.0 1; 1 0], "quasidefinite") == SINGULAR
+    # Singular, of which round-off leaves pivots and a small residual.
+    w = 1 .+ 2 .* rand(MersenneTwister(5), 39)
+    A = SymTridiagonal([w; 0.0] + [0.0; w], -w)
+    K = [Matrix(A) zeros(40); zeros(1, 40) -1]
+    for M in (Matrix(A), K)
+        @test status_of(M, "quasidefinite", sin.(axes(M, 1))) == SINGULAR
+    end
 end
 
 @testset "the message says which matrix and what to do" begin

@@ -22,6 +22,9 @@ from .._status import Status
 # A solve is accepted at this normwise backward error |Ax - b| / (|A||x| + |b|)
 # (Rigal & Gaches 1967, doi:10.1145/321406.321416), and refined once above `REFINE`.
 ACCEPT, REFINE = 1e-10, 1e-13
+# An x of this times |b| / |A| is null space, which a small residual does not show. (Pivots
+# of a quasi-definite matrix are not judged; its regularisation allows some 1e10.)
+UNDETERMINED = 1e14
 # Values of a symmetric pattern may differ across the diagonal by this part of the
 # largest entry: enough for finite differences, not for an advection term.
 ASYMMETRY = 1e-3
@@ -52,6 +55,7 @@ class Factor:
     order: np.ndarray | None = None  # columns (and rows, if spd) were taken in it
     symmetric: bool = False
     nbytes: int = 0
+    judged: bool = True  # its pivots were
 
     def solve(self, b: np.ndarray, transpose: bool) -> np.ndarray:
         """Solves with `b` of shape `(n, k)`."""
@@ -203,6 +207,9 @@ def solve(factor: Factor, b: np.ndarray, transpose: bool):
             break
         x = x + factor.solve(r, transpose)
     code = np.where(eta <= ACCEPT, Status.converged, Status.inaccurate)
+    if not factor.judged:
+        null = abs(x).max(0) * (norm / UNDETERMINED) > abs(b).max(0)
+        code = np.where(null, Status.singular, code)
     code = np.where(finite, code, Status.nonfinite)
     return np.where(code == Status.converged, x, np.nan), code, eta
 
@@ -285,7 +292,7 @@ def _new_factor(pattern: Pattern, values: np.ndarray) -> Factor:
             _counts["analyses"] += 1
         pattern.order = inner
     nbytes = int(lu.nnz) * (values.itemsize + 4) + 3 * values.nbytes
-    return Factor(A, status, lu, scale, order, spd or quasi, nbytes)
+    return Factor(A, status, lu, scale, order, spd or quasi, nbytes, not quasi)
 
 
 def singular_below(n: int) -> float:
