@@ -125,9 +125,12 @@ class PiecewiseDomain(AbstractDomain):
 
     def contains(self, x):
         """In one of the straight pieces."""
-        v = jnp.asarray(self.inside.vertices, x.dtype)
-        edges = jnp.swapaxes(v[:, 1:] - v[:, :1], 1, 2)
-        xi = jnp.linalg.solve(edges, (x - v[:, 0])[..., None])[..., 0]
+        v = self.inside.vertices
+        # Once. (A batched solve for each rule, several in a program, was seen to hang in
+        # jaxlib 0.10 on two cores: its threads waited for tasks of their own pool.)
+        inverse = np.linalg.inv(np.swapaxes(v[:, 1:] - v[:, :1], 1, 2))
+        first, inverse = (jnp.asarray(a, x.dtype) for a in (v[:, 0], inverse))
+        xi = jnp.einsum("pij,pj->pi", inverse, x - first)
         least = jnp.minimum(xi.min(axis=1), 1 - xi.sum(axis=1))
         return jnp.any(least > -10 * jnp.finfo(x.dtype).eps)
 
