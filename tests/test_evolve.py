@@ -293,7 +293,7 @@ def test_a_transposed_march_that_fails(engine):
     assert np.isfinite(compiled(1.0, True)[1])
     value, gradient = compiled(np.nan, False)
     assert np.isfinite(value).all() and np.isnan(gradient)
-    with pytest.raises(Exception, match=r"NaN or infinity.*solve 3 of 3"):
+    with pytest.raises(Exception, match=r"NaN or infinity.*transposed solve 3 of 3"):
         jax.block_until_ready(compiled(np.nan, True))
 
 

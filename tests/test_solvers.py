@@ -263,6 +263,24 @@ def test_bracketing():
         lambda z, p: z**4 / 4 - p * z, 1.0, 30.0, solver=pi.GoldenSearch(), options=ends
     )
     np.testing.assert_allclose(found.value, 30 ** (1 / 3), rtol=1e-7)
+    # Not from 0, where optimistix's own starts outside of the ends.
+    bowl = lambda z, p: jnp.where(jnp.abs(z - 4) <= 1, jnp.cosh(z - p), jnp.nan)
+    golden = jax.jit(
+        jax.value_and_grad(
+            lambda p, low, high: pi.minimize(
+                bowl, 0.0, p, solver=pi.GoldenSearch(rtol=1e-4, atol=1e-4),
+                options={"lower": low, "upper": high},
+            ).value
+        )
+    )  # fmt: skip
+    for p, low, high in ((3.2, 3.0, 5.0), (4.7, 3.5, 4.9), (4.0, 3.0, 4.5)):
+        np.testing.assert_allclose(golden(p, low, high), (p, 1.0), rtol=1e-8)
+    minus = lambda z, p: (z + p) ** 2
+    ends = {"lower": -9.0, "upper": -2.0}
+    found = pi.minimize(minus, 0.0, 3.0, solver=pi.GoldenSearch(), options=ends)
+    np.testing.assert_allclose(found.value, -3.0, rtol=1e-8)
+    with pytest.raises(ValueError, match=r"pi\.GoldenSearch"):
+        pi.minimize(minus, 0.0, 3.0, solver=optx.GoldenSearch(1e-6, 1e-6), options=ends)
     for entry, solver in ((pi.root, pi.Bisection()), (pi.minimize, pi.GoldenSearch())):
         for options in (None, {"lower": 0.0}):
             with pytest.raises(ValueError, match=r'(?s)"upper": …}.*two ends') as caught:

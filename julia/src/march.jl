@@ -50,12 +50,14 @@ function march(
     rows = March{T}(pattern, M, K, c, p, q)
     status, _ = march!(y, rows, reshape(f, size(y)), transposed)
     bad = findfirst(!=(CONVERGED), status)
-    bad === nothing || throw(SolveError(failure(pattern, status[bad], step_name(bad, c))))
+    bad === nothing ||
+        throw(SolveError(failure(pattern, status[bad], step_name(bad, c, transposed))))
     S = float(promote_type(map(eltype, (M, K, f))...))
     return convert(Array{S,3}, reshape(y, size(f)))
 end
 
-step_name(bad, c) = ", solve $(bad[2]) of $(length(c))"
+step_name(bad, c, transposed) =
+    ", $(transposed ? "transposed " : "")solve $(bad[2]) of $(length(c))"
 
 function check_march(pattern, M, K, c, p, q, f)
     for (name, values) in (("M", M), ("K", K))

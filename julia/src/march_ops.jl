@@ -27,7 +27,7 @@ function (::MarchOp)(outs, ins, attrs)
         code = unsafe_load(status.data, (s - 1) * m + j)
         code == 0 && continue
         place = samples > 1 ? ", sample $(s - 1) of $samples" : ""
-        place *= step_name((s, j), 1:m)
+        place *= step_name((s, j), 1:m, transposed)
         throw(SolveError(failure(pattern, Status(code), place)))
     end
 end

@@ -31,7 +31,8 @@ def march(inputs, outputs, attributes) -> None:
         # The first that failed, in the order of the march.
         s, j = min(zip(*codes.nonzero(), strict=True), key=_order(transpose))
         text = host.failure(pattern, codes[s, j], int(s), len(codes))
-        raise ValueError(f"{text[:-1]}, solve {j + 1} of {m}.")
+        kind = "transposed solve" if transpose else "solve"
+        raise ValueError(f"{text[:-1]}, {kind} {j + 1} of {m}.")
 
 
 class _Rows:

@@ -1,11 +1,15 @@
-"""Optimistix's solvers that we take as they are, with tolerances by precision.
+"""Optimistix's solvers, which we take (but for one mend) as they are, with tolerances by
+precision.
 
 Each returns the optimistix object. Where `rtol` or `atol` is None, pyimplicit's entry
 points fill it in (ε^0.6); in optimistix's own they must be given.
 """
 
+import math
 from typing import Any
 
+import equinox as eqx
+import jax.numpy as jnp
 import optimistix as optx
 
 
@@ -39,8 +43,23 @@ def NelderMead(rtol: Any = None, atol: Any = None, **options) -> optx.NelderMead
 
 
 def GoldenSearch(rtol: Any = None, atol: Any = None) -> optx.GoldenSearch:
-    """Golden-section search for one unknown, between `options={"lower": …, "upper": …}`."""
-    return optx.GoldenSearch(rtol, atol)
+    """Golden-section search for one unknown, between `options={"lower": …, "upper": …}`.
+
+    Source: Kiefer 1953, doi:10.1090/S0002-9939-1953-0055639-3.
+    """
+    return _GoldenSearch(rtol, atol)
+
+
+class _GoldenSearch(optx.GoldenSearch):
+    """Optimistix's (0.1.0) takes the length from `lower` to the first inner point for the
+    point itself, which is so for `lower` = 0 alone; otherwise it searches elsewhere."""
+
+    def init(self, fn, y, args, options, f_struct, aux_struct, tags):
+        state = super().init(fn, y, args, options, f_struct, aux_struct, tags)
+        inner = state.lower + (state.upper - state.lower) * (3 - math.sqrt(5)) / 2
+        f_inner, _ = fn(inner, args)
+        where = lambda state: (state.middle, state.f_middle)
+        return eqx.tree_at(where, state, (inner, jnp.asarray(f_inner)))
 
 
 def Optax(optimiser: Any, rtol: Any = None, atol: Any = None) -> optx.OptaxMinimiser:

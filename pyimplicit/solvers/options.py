@@ -58,3 +58,9 @@ def check_ends(name: str, solver: Any, options: dict[str, Any] | None) -> None:
             f"Got options with {', '.join(map(repr, given)) or 'nothing'}.\n"
             "Pass the two ends that it searches between; z0 does not matter then."
         )
+    if type(solver) is optx.GoldenSearch:
+        raise ValueError(
+            f"`{name}(solver=...)` must not be optimistix's own GoldenSearch.\n"
+            "Got one, which leaves the search interval where lower is not 0.\n"
+            "Take pi.GoldenSearch(...)."
+        )
