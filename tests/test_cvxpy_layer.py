@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import pyimplicit as pi
+from pyimplicit.optimize import cvxpy_defined, cvxpy_form
 
 
 cp = pytest.importorskip("cvxpy")
@@ -203,3 +204,55 @@ def test_infeasible_problems_raise_or_are_nan():
         jax.block_until_ready(pi.cvxpy_layer(problem, [b], [x])(7.0))
     quiet = pi.cvxpy_layer(problem, [b], [x], throw=False)
     assert jnp.isnan(jax.grad(lambda b: quiet(b)[0].sum())(7.0))
+
+
+def test_what_is_put_in_changes_neither_values_nor_duals_nor_derivatives(monkeypatch):
+    # Residuals of squares and of a Huber loss are CVXPY's own unknowns; r is the user's.
+    x, r, F, f = cp.Variable(5), cp.Variable(3), cp.Parameter((3, 5)), cp.Parameter(3)
+    rows = [cp.sum(x) == 1, x >= 0, r == F @ x + 1]
+    cost = cp.sum_squares(F @ x - f) + cp.sum_squares(r) + cp.huber(x[0] - f[1])
+    problem = cp.Problem(cp.Minimize(cost + 0.1 * cp.sum_squares(x)), rows)
+    values = jnp.asarray(RNG.normal(size=(3, 5))), jnp.asarray(RNG.normal(size=3))
+
+    def run():
+        layer = pi.cvxpy_layer(problem, [F, f], [x, r, *rows])
+        ours = lambda *v: flat(layer(*v))
+
+        @jax.jit
+        def every(*v):
+            out, pull = jax.vjp(ours, *v)
+            return out, jax.jvp(ours, v, v)[1], pull(jnp.cos(jnp.arange(1.0 * out.size)))
+
+        return every(*values)
+
+    sizes = []
+
+    def counted(*args):
+        found = cvxpy_defined.defined(*args)
+        sizes.append((found.gone.size, found.kept.size))
+        return found
+
+    monkeypatch.setattr(cvxpy_form, "defined", counted)
+    got = run()
+    monkeypatch.setattr(cvxpy_form, "defined", lambda *args: None)
+    wanted = run()
+    assert sizes == [(4, 10)]
+    near = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+    jax.tree.map(near, got, wanted)
+
+
+def test_many_residuals_leave_a_small_dense_programme():
+    # 700 residuals of 2 unknowns: minus the mean gradient is the multiplier of x₀ = c.
+    F0, f0 = RNG.normal(size=(700, 2)), RNG.normal(size=700)
+    x, c, f = cp.Variable(2), cp.Parameter(), cp.Parameter(700)
+    fixed = x[0] == c
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(F0 @ x - f) / 2), [fixed])
+    layer = pi.cvxpy_layer(problem, [c, f], [x, fixed])
+
+    def exact(c, f):
+        x = jnp.stack([c, F0[:, 1] @ (f - c * F0[:, 0]) / (F0[:, 1] @ F0[:, 1])])
+        return x, -F0[:, 0] @ (F0 @ x - f)
+
+    run = lambda f: jax.jit(lambda *p: (f(*p), jax.jacrev(f, (0, 1))(*p)))(0.7, f0)
+    near = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+    jax.tree.map(near, run(layer), run(exact))

@@ -10,11 +10,21 @@ import scipy.sparse as sp
 
 from . import cones
 from .cvxpy_bounds import Bounds, bounds
+from .cvxpy_defined import Map, Substitution, defined
+
+
+DENSE = 500  # unknowns up to which programmes are dense
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Form:
-    """The canonical form: `P`, `q`, `A`, `b` are (places, map from (θ, 1))."""
+    """The canonical form: `P`, `q`, `A`, `b` are (places, map from (θ, 1)).
+
+    `linear`: the number of equalities if all other rows are inequalities, else None; then
+    `bounds` are those rows that bound one unknown. `put_in`: what was eliminated, of which
+    the other fields know nothing; only `outputs`, functions of (x, z), take the multipliers
+    of all rows.
+    """
 
     n: int
     m: int
@@ -23,24 +33,12 @@ class Form:
     A: tuple
     b: Any
     cones: tuple
-    linear: int | None  # the number of equalities, if all other rows are inequalities
+    linear: int | None
     bounds: Bounds
+    put_in: Substitution | None
     order: np.ndarray  # where in the flattened arguments each entry of θ is
     logs: tuple[bool, ...]
     outputs: tuple
-
-
-class Map:
-    """v -> M v for a constant sparse matrix."""
-
-    def __init__(self, matrix):
-        M: Any = sp.coo_array(matrix)
-        self.size, self.values = M.shape[0], M.data
-        self.rows, self.cols = (i.astype(np.int32) for i in M.coords)
-
-    def __call__(self, v):
-        out = jnp.zeros(self.size, v.dtype)
-        return out.at[self.rows].add(self.values.astype(v.dtype) * v[self.cols])
 
 
 def canonical(problem, parameters, variables, gp: bool) -> Form:
@@ -61,7 +59,7 @@ def canonical(problem, parameters, variables, gp: bool) -> Form:
     ids, to_log = _ids(parameters, chain, gp)
     n = form.x.size
     P, q, A, b = _tensors(form, n)
-    m = b.shape[0]
+    all_b, m = b, b.shape[0]
     total = sum(p.size for p in parameters)
     # Columns of the maps: those of the parameters, then shifts (zero), then the constant.
     order = np.full(form.total_param_size + 1, -1)
@@ -79,20 +77,40 @@ def canonical(problem, parameters, variables, gp: bool) -> Form:
             )
         at += p.size
     keep = order >= 0
+    cut = lambda M: sp.csr_array(sp.csc_array(M)[:, keep])
+    P, A = ((*part[:2], cut(part[2])) for part in (P, A))
+    q, b = cut(q), cut(b)
+    one = int(np.flatnonzero(order[keep] == total)[0])
+    linear = dims.zero if not (dims.soc or dims.psd or dims.exp or dims.p3d) else None
+    own, place, put_in = _own(problem, form), np.arange(n), None
+    names = None
+    if linear is not None and not gp:
+        names = defined(P, A, own, one, dims.zero, m, DENSE)
+    if names is not None:
+        (P, q, A, b), put_in = names.split(P, q, A, b)
+        n, m, linear = names.kept.size, names.rest.size, dims.zero - names.rows.size
+        place[names.kept] = np.arange(n)
     outputs = []
     for v in given:
         if is_variable(v):
-            outputs.append(_reader(v, form, chain, gp))
+            outputs.append(_reader(v, form, chain, gp, place))
         else:
-            outputs.append(_dual_reader(shifts[id(v)], form, b))
-    cut = lambda M: Map(sp.csc_array(M)[:, keep])
-    one = int(np.flatnonzero(order[keep] == total)[0])
-    single = bounds(*A[:2], sp.csc_array(A[2])[:, keep], one, dims.zero, m)
+            outputs.append(_dual_reader(shifts[id(v)], form, all_b))
+    single = bounds(*A, one, linear or 0, m)
     return Form(
-        n, m, (*P[:2], cut(P[2])), cut(q), (*A[:2], cut(A[2])), cut(b), _cones(dims),
-        dims.zero if not (dims.soc or dims.psd or dims.exp or dims.p3d) else None,
-        single, order[keep], to_log, tuple(outputs),
+        n, m, (*P[:2], Map(P[2])), Map(q), (*A[:2], Map(A[2])), Map(b), _cones(dims),
+        linear, single, put_in, order[keep], to_log, tuple(outputs),
     )  # fmt: skip
+
+
+def _own(problem, form):
+    """Which unknowns of the canonical form are not the problem's variables."""
+    own = np.ones(form.x.size, bool)
+    for v in problem.variables():
+        if v.id in form.var_id_to_col:
+            start = form.var_id_to_col[v.id]
+            own[start : start + v.size] = False
+    return own
 
 
 def _tensors(form, n: int):
@@ -186,10 +204,10 @@ def _dgp(chain):
     return next(r for r in chain.reductions if type(r).__name__ == "Dgp2Dcp")
 
 
-def _reader(v, form, chain, gp: bool):
+def _reader(v, form, chain, gp: bool, place):
     name = _dgp(chain).var_id_map[v.id][0] if gp else v.id
     start = form.var_id_to_col[name]
-    places = np.arange(start, start + v.size).reshape(v.shape, order="F")
+    places = place[start : start + v.size].reshape(v.shape, order="F")
     return lambda x, z: jnp.exp(x[places]) if gp else x[places]
 
 

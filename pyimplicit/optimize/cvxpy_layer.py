@@ -6,6 +6,7 @@ once, as sparse matrices from the parameters to the entries of
     min ½ xᵀPx + qᵀx   subject to   A x + s = b,  s in cones
 
 and each call of the layer is one sparse product, one programme, and one linear map back.
+In dense quadratic programmes unknowns that only name an expression are put in before.
 Agrawal et al., *Differentiable convex optimization layers* (2019). arXiv:1910.12430
 """
 
@@ -18,12 +19,9 @@ from ..linear.operator import SparseOperator
 from ..linear.pattern import SparsePattern
 from .cone import cone_program
 from .cvxpy_bounds import crossed
-from .cvxpy_form import Form, canonical, cvxpy
+from .cvxpy_form import DENSE, Form, canonical, cvxpy
 from .qp import qp
 from .qp_degenerate import Degenerate
-
-
-DENSE = 500  # unknowns up to which programmes are dense
 
 
 def cvxpy_layer(
@@ -107,14 +105,16 @@ def _solve(form: Form, theta, how: dict[str, Any]):
                 (form.A, (form.m, form.n)),
             )
         )
-        p = form.linear
+        p, all_rows = form.linear, lambda x, z: z
+        if form.put_in is not None:
+            P, q, all_rows = form.put_in(P, q, theta)
         lb, ub = form.bounds.values(b, form.n)
         if crossed(lb, ub):  # not an error here, but a programme without a point
             s = qp(P, q, A[:p], b[:p], A[p:], b[p:], **how)
-            return s.x, jnp.concatenate([s.y, s.z])
+            return s.x, all_rows(s.x, jnp.concatenate([s.y, s.z]))
         rest = form.bounds.rest
         s = qp(P, q, A[:p], b[:p], A[rest], b[rest], lb, ub, **how)
-        return s.x, form.bounds.multipliers(s, form.m)
+        return s.x, all_rows(s.x, form.bounds.multipliers(s, form.m))
     sparse = lambda part, shape: SparseOperator(
         SparsePattern(part[0], part[1], shape), part[2](theta)
     )
