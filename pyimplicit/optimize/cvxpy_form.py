@@ -78,7 +78,7 @@ def canonical(problem, parameters, variables, gp: bool) -> Form:
         at += p.size
     keep = order >= 0
     cut = lambda M: sp.csr_array(sp.csc_array(M)[:, keep])
-    P, A = ((*part[:2], cut(part[2])) for part in (P, A))
+    P, A = (*P[:2], cut(P[2])), (*A[:2], cut(A[2]))
     q, b = cut(q), cut(b)
     one = int(np.flatnonzero(order[keep] == total)[0])
     linear = dims.zero if not (dims.soc or dims.psd or dims.exp or dims.p3d) else None
