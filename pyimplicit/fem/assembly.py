@@ -76,6 +76,28 @@ def system(space: Space, terms: list[Term], u: jax.Array, points=None, dtype=Non
     return values, total
 
 
+def element_tangents(
+    space: Space, terms: list[Term], u: jax.Array, points=None, dtype=None
+):
+    """∂residual/∂u cell by cell, `(n_cells, k, k)`, facets with their cells; and the
+    residual `(size,)` at u, in one pass. `dtype`: see `system`."""
+    dtype = u.dtype if dtype is None else dtype
+    n, k = space.cell_dofs.shape
+    elements = jnp.zeros((n, k, k), dtype)
+    total = jnp.zeros(space.size, dtype)
+    for term in terms:
+        at_u = _residual_of(space, term, dtype)
+        matrix = _tangent_of(space, term, dtype)
+        both = lambda *a, matrix=matrix, at_u=at_u: (matrix(*a), at_u(*a))
+        element, vector = map_items(space, term, both, u, points)
+        if term.domain.name is not None:
+            cells = space.array("cells of", term.domain)
+            element = jax.ops.segment_sum(element, cells, n)
+        elements = elements + element
+        total = total + scatter(vector, space.array("cell_dofs", term.domain), space.size)
+    return elements, total
+
+
 # --- at one point ---------------------------------------------------------------------
 
 

@@ -96,6 +96,15 @@ class Condensation:
         n = self.n_free + self.n_given
         return jax.ops.segment_sum(terms, column, n)[: self.n_free]
 
+    def diagonal(self, d):
+        """That of Tᵀ diag(d) T, `(n_free,)`."""
+        if self._all or self.picks:
+            return self.vector(d)
+        dof, column, weight = map(opaque, self._pieces)
+        terms = d[dof] * weight.astype(d.dtype) ** 2
+        n = self.n_free + self.n_given
+        return jax.ops.segment_sum(terms, column, n)[: self.n_free]
+
     def reduce(self, values, rhs, given):
         """Entries of TᵀAT and Tᵀ(b - A D g), from A `(nnz,)`, b `(size, ...)`, g."""
         b = self.vector(rhs)

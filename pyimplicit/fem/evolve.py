@@ -53,7 +53,8 @@ def evolve(
       use with `save="last"` or a function. Second derivatives are exact, but keep more.
     - `save`: "all", `(len(t), *V.shape)` with u0 first; "last"; or a function (t, u) (of
       t, (u, u') for second order) whose results are stacked, e.g. sensors.
-    - `solver`: of the nonlinear problems; Newton's method if not given.
+    - `solver`: of the nonlinear problems, Newton's method if not given; or a `Krylov` for
+      the linear systems of all, which goes step by step.
     - `throw=False` returns a `Solution` with one status for each step instead of raising;
       values are NaN from a failed step on.
 

@@ -24,13 +24,14 @@ LARGEST = 2**30  # bytes of all states; above it a march is taken step by step
 
 
 def fits(system: Semidiscrete, method: Scheme, n_steps: int, order: int) -> bool:
-    """Whether the problem can be marched so: linear, with a matrix that does not change,
-    and states that fit in memory."""
+    """Whether the problem can be marched so: linear, with a matrix that does not change and
+    is to be factorised, and states that fit in memory."""
     condensed = system.problem._condensed
     size = n_steps * method.n_stages * order * condensed.n_free
     return (
         system.linear
         and not system.varies
+        and system.krylov is None
         and condensed.n_free > 0
         and (order == 1 or condensed.picks)
         and size * np.dtype(system.dtype).itemsize <= LARGEST

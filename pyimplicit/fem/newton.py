@@ -1,4 +1,5 @@
-"""Nonlinear problems: Newton's method on the free unknowns, with the exact sparse tangent.
+"""Nonlinear problems: Newton's method on the free unknowns, with the exact tangent, sparse
+or by its element matrices.
 
 Load stepping is Newton's homotopy: with R₀ the residual at the start, step k of n solves
 R(u) = (1 - k/n) R₀. Where the start is free of stress, R = f_int(u) - f_ext and
@@ -13,13 +14,17 @@ import jax.numpy as jnp
 
 from .._status import Solution
 from .._tree import stop_gradient
+from ..adjoint import Implicit
 from ..linear import SparseOperator, SparsePattern
 from ..root import root
 from ..solvers import Newton
 from . import assembly
 from .assembly import Term
 from .forms import Context, Field
+from .krylov import Krylov
+from .krylov_solver import KrylovSolver
 from .linearity import structs
+from .matrix_free import ElementOperator
 from .values import as_numbers
 
 
@@ -78,25 +83,49 @@ def _solve(problem, terms, given, load, points, dtype, how: Options):
         u = condensed.expand(x, params["given"])
         return condensed.matrix(assembly.tangent(V, rebuilt(params), u, params["points"]))
 
-    pattern = condensed.pattern
+    def by_elements(x, params):
+        u = condensed.expand(x, params["given"])
+        found = assembly.element_tangents(V, rebuilt(params), u, params["points"])
+        return ElementOperator(found[0], V, condensed)
+
     x = condensed.pick(_start(V, how.start, dtype))
-    solver = Newton(line_search=True) if how.solver is None else how.solver
-    if problem._bounded:
-        if how.solver is None:
-            solver = Newton()
-        x, residual, tangent, pattern = _bounded(problem, residual, tangent, x, params)
-    jacobian = lambda x, params: SparseOperator(pattern, tangent(x, params))
+    krylov = _krylov(problem, how.solver, dtype)
+    linear = None if krylov is None else KrylovSolver(krylov)
+    solver = how.solver
+    if krylov is not None or how.solver is None:
+        solver = Newton(linear_solver=linear, line_search=not problem._bounded)
+    if krylov is not None and krylov.matrix_free:
+        jacobian = by_elements
+    else:
+        pattern = condensed.pattern
+        if problem._bounded:
+            x, residual, tangent, pattern = _bounded(problem, residual, tangent, x, params)
+        jacobian = lambda x, params: SparseOperator(pattern, tangent(x, params))
     x = stop_gradient(x)
     if how.steps > 1:
         x = _steps(residual, jacobian, x, params, solver, how.steps)
     solution = root(
-        residual, x, params, solver=solver, jacobian=jacobian, throw=how.throw, max_steps=50
-    )
+        residual, x, params, solver=solver, adjoint=Implicit(linear_solver=linear),
+        jacobian=jacobian, throw=how.throw, max_steps=50,
+    )  # fmt: skip
     if not how.throw:
         failed = solution.status != 0
         value = jnp.where(failed, jnp.nan, solution.value)
         solution = solution._replace(value=value)
     return problem.finish(solution, given, how.throw)
+
+
+def _krylov(problem, solver, dtype) -> Krylov | None:
+    """The `Krylov` that `solver` may be, checked."""
+    if not isinstance(solver, Krylov):
+        return None
+    if problem._bounded:
+        raise TypeError(
+            "`solve(solver=Krylov(...))` must have a problem without bounds.\n"
+            "Got `lower` or `upper`.\nLeave the solver out."
+        )
+    solver.check(problem.structure, dtype)
+    return solver
 
 
 def _converted(V, term: Term, dtype):

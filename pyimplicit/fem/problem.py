@@ -12,7 +12,7 @@ from .._status import Solution
 from ..linear import SparsePattern, sparse_solve
 from ..linear.pattern import Structure
 from . import newton
-from .assembly import Term
+from .assembly import Term, element_tangents
 from .boundary import pieces, with_laws
 from .coefficients import Coefficient, evaluate, interpret
 from .condense import Condensation, like
@@ -20,6 +20,7 @@ from .constraints import Nullspace, Tie, combination, modes_of, periodic as peri
 from .dirichlet import Dirichlet
 from .krylov import Krylov, krylov_solve
 from .linearity import Nature, check_form, names_of
+from .matrix_free import ElementOperator, element_solve
 from .moved import dof_points, moved
 from .operators import points_of
 from .pieces import Piece, linear_system
@@ -162,8 +163,8 @@ class Problem:
           search, if no `solver` is given) starts at `start`, else at zero; with
           `steps` > 1 the residual of the start is taken away in so many equal parts, which
           is load stepping.
-        - `solver` of a linear problem: a `Krylov`, for large ones in 3-D; else a sparse
-          factorisation.
+        - `solver` may also be a `Krylov`, for large problems in 3-D; it solves the systems
+          of Newton's method, too. If not given they are solved by sparse factorisations.
         - `throw=False` returns a `Solution` with the status instead of raising.
 
         The result has the common precision of the arrays given. Call it in `jax.jit`.
@@ -183,24 +184,22 @@ class Problem:
         given = self._values(parts, dtype)
         if hasattr(self.form, "check") and len(self.pieces) == 1:
             self.form.check(V, coefficients or {})
-        if self._is_fast():
+        free = isinstance(solver, Krylov) and solver.matrix_free
+        if self._is_fast() and not free:
             values, residual = self.form.assemble(V, found[0], at)
             system = values, 0.0 if residual is None else residual
         else:
             terms, linear = self._terms(found, dtype, at)
             if not linear or self._bounded:
-                if isinstance(solver, Krylov):
-                    raise _nonlinear_krylov()
                 how = newton.Options(start, steps, solver, throw)
                 return newton.solve(self, terms, given, load, at, dtype, how)
-            system = self.system(found, terms, at, dtype)
+            system = self.system(found, terms, at, dtype, free)
         values, residual = system
         rhs = jnp.zeros(V.size, dtype) if load is None else load.astype(dtype)
         rhs = rhs - like(jnp.asarray(residual, dtype), rhs)
         if self.nullspace is not None:
             rhs = self.nullspace.balance(rhs)
-        values, rhs = self._condensed.reduce(values, rhs, given)
-        solution = self._solve(values, rhs, throw, solver)
+        solution = self._solve(values, rhs, given, throw, solver)
         return self.finish(solution, given, throw)
 
     def matrix(
@@ -245,18 +244,33 @@ class Problem:
         u = fields[0] if len(fields) == 1 else fields
         return u if throw else solution._replace(value=u)
 
-    def _solve(self, values, rhs, throw: bool, solver=None) -> Solution:
-        pattern, k = self._condensed.pattern, rhs.shape[1:]
-        if pattern is None:  # every unknown is given
-            return Solution(rhs, jnp.zeros(k, "int32"), {"residual": jnp.zeros(k)})
+    def _solve(self, values, rhs, given, throw: bool, solver=None) -> Solution:
+        """The free unknowns. `values`: of `system`; `rhs` `(size, ...)`."""
+        condensed, k = self._condensed, rhs.shape[1:]
+        if not condensed.n_free:
+            empty = jnp.zeros((0, *k), rhs.dtype)
+            return Solution(empty, jnp.zeros(k, "int32"), {"residual": jnp.zeros(k)})
+        if isinstance(solver, Krylov) and solver.matrix_free:
+            solver.check(self.structure, rhs.dtype)
+            A = ElementOperator(values, self.V, condensed)
+            b = condensed.vector(rhs)
+            b = b - like(A.given(given), b) if condensed.n_given else b
+            return element_solve(A, b, solver, throw)
+        values, b = condensed.reduce(values, rhs, given)
+        pattern = condensed.pattern
+        assert pattern is not None  # something is free
         if isinstance(solver, Krylov):
-            return krylov_solve(pattern, values, rhs, solver, throw)
+            return krylov_solve(pattern, values, b, solver, throw)
         if throw:
-            return Solution(sparse_solve(pattern, values, rhs), None, {})
-        return sparse_solve(pattern, values, rhs, throw=False)
+            return Solution(sparse_solve(pattern, values, b), None, {})
+        return sparse_solve(pattern, values, b, throw=False)
 
-    def system(self, found, terms: list[Term], points, dtype):
-        """Matrix and residual at u = 0 of a linear problem; see `linear_system`."""
+    def system(self, found, terms: list[Term], points, dtype, matrix_free: bool = False):
+        """Matrix and residual at u = 0 of a linear problem; see `linear_system`, or
+        `element_tangents` if `matrix_free`."""
+        if matrix_free:
+            zero = jnp.zeros(self.V.size, jnp.finfo(dtype).dtype)
+            return element_tangents(self.V, terms, zero, points, dtype)
         return linear_system(self.V, self.pieces, found, terms, points, dtype)
 
     def _is_fast(self) -> bool:
@@ -364,13 +378,6 @@ class Problem:
                 f"Got {got}.\nOne entry for each unknown; loads are columns."
             )
         return V.join(loads)
-
-
-def _nonlinear_krylov() -> TypeError:
-    return TypeError(
-        "`solve(solver=Krylov(...))` must have a linear problem without bounds.\n"
-        "Got a nonlinear one.\nPass a root finder, e.g. pi.NewtonKrylov()."
-    )
 
 
 def _by_part(V: Space, conditions) -> tuple:

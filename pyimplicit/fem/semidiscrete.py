@@ -13,7 +13,9 @@ from .assembly import Term
 from .boundary import with_laws
 from .coefficients import Coefficient, evaluate
 from .forms import Context, inner
+from .krylov import Krylov
 from .linearity import check_form, names_of, structs
+from .matrix_free import element_product
 from .problem import Problem, structs_at
 from .space import FunctionSpace
 
@@ -40,12 +42,15 @@ class Semidiscrete:
         self.V = problem.V
         self._inputs = coefficients or {}, load, dirichlet
         self._solver, self.throw = solver, throw
+        self.krylov = solver if isinstance(solver, Krylov) else None
+        self._free = self.krylov is not None and self.krylov.matrix_free
         found, self.dtype = self._interpret(t, *start)[1:]
         found = _cast(found, self.dtype)
         zero = jnp.zeros(self.V.size, jnp.finfo(self.dtype).dtype)
         changing = self._changing(t)
         mass, self._others = self._mass(found[0], changing)
-        self.mass_values = assembly.system(self.V, [mass], zero, None, self.dtype)[0]
+        system = assembly.element_tangents if self._free else assembly.system
+        self.mass_values = system(self.V, [mass], zero, None, self.dtype)[0]
         self._mass_term = mass
         terms, linear = problem._terms(found, self.dtype, None, self._others)
         self.linear = linear and not problem._bounded
@@ -69,14 +74,14 @@ class Semidiscrete:
 
     def mass(self, u) -> jax.Array:
         """M u."""
-        return self.V.pattern().matvec(self.mass_values, u)
+        return self._product(self.mass_values, u)
 
     def rate(self, u, t) -> jax.Array:
         """F(u, t), `(size,)`."""
         moment = self.at(t)
         if self.linear:
             matrix, b = self._system(moment)
-            return self.V.pattern().matvec(matrix, u) - b
+            return self._product(matrix, u) - b
         f = assembly.residual(self.V, moment.terms, u)
         return f if moment.load is None else f - moment.load
 
@@ -87,13 +92,18 @@ class Semidiscrete:
         if not self.linear:
             return self._newton(moment, c, r, start)
         matrix, b = self._system(moment)
-        values, rhs = problem._condensed.reduce(
-            self.mass_values + c * matrix, r + c * b, moment.given
+        found = problem._solve(
+            self.mass_values + c * matrix, r + c * b, moment.given, self.throw, self.krylov
         )
-        found = problem._solve(values, rhs, self.throw)
         status = jnp.int32(0) if found.status is None else found.status
         u = problem.expand(found.value, moment.given)
         return Solution(u, status, {"iterations": jnp.int32(1)})
+
+    def _product(self, values, u):
+        """A u, by the entries of A or its element matrices."""
+        if self._free:
+            return element_product(self.V, values, u)
+        return self.V.pattern().matvec(values, u)
 
     def _newton(self, moment: Moment, c, r, start) -> Solution:
         V = self.V
@@ -111,9 +121,9 @@ class Semidiscrete:
         return Solution(join(found.value), found.status, {"iterations": steps})
 
     def _system(self, moment: Moment):
-        """K `(nnz,)` and b `(size,)` of a linear problem."""
+        """K `(nnz,)`, or its element matrices, and b `(size,)` of a linear problem."""
         V, form = self.V, self.problem.form
-        if self.problem._is_fast():
+        if self.problem._is_fast() and not self._free:
             own = {n: c for n, c in moment.found[0].items() if n not in self._others}
             values, at_zero = form.assemble(V, own)
             at_zero = jnp.zeros(V.size, self.dtype) if at_zero is None else at_zero
@@ -122,7 +132,7 @@ class Semidiscrete:
             values = self.matrix_values
             if values is None:
                 values, at_zero = self.problem.system(
-                    moment.found, moment.terms, None, self.dtype
+                    moment.found, moment.terms, None, self.dtype, self._free
                 )
             else:
                 at_zero = assembly.residual(V, moment.terms, zero.astype(self.dtype))
