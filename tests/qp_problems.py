@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+import pyimplicit as pi
+
 
 SIZES = N, P, M = 7, 3, 6
 NAMES = "P", "q", "A", "b", "G", "h", "lb", "ub"
@@ -67,6 +69,15 @@ def structured():
         "least squares in a box": padded(F.T @ F + 1e-2 * eye, F.T @ [3.0, -2.0, 1.0],
                                          lb=-0.2, ub=0.2),
     }  # fmt: skip
+
+
+def failing():
+    """`(status, programme)`, one of each kind that has no optimum."""
+    eye, ones, S = np.eye(N), np.ones(N), pi.Status
+    yield S.infeasible, padded(eye, ones, G=0 * eye[:1], h=[-1.0])
+    yield S.unbounded, padded(0 * eye, ones, ub=3.0)
+    yield S.not_positive_definite, padded(-eye, ones, lb=-1.0, ub=1.0)
+    yield S.nonfinite, padded(eye, ones * np.nan)
 
 
 def stacked(programmes):

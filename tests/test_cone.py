@@ -191,15 +191,21 @@ def test_transforms_without_jit():
         np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
-# Without a point: x ≤ -1 and x ≥ 1; ‖(x, y)‖ ≤ -1; exp(x) ≤ -1 (y = 1); det < 0.
+# Without a point: x ≤ -1 and x ≥ 1; x - 3 ≥ ‖(x + 1, y)‖; exp(x) ≤ -1 (y = 1); a and
+# b = -1 in the power cone; det < 0. With |b| + 1 for b they have one.
 EMPTY = {
     "nonnegative": ([[1.0], [-1.0]], [-1.0, -1.0], [pi.cones.Nonnegative(2)]),
     "second order": (
-        [[0.0, 0.0], [-1.0, 0.0], [0.0, -1.0]],
-        [-1.0, 0.0, 0.0],
+        [[-1.0, 0.0], [-1.0, 0.0], [0.0, -1.0]],
+        [-3.0, 1.0, 0.0],
         [pi.cones.SecondOrder(3)],
     ),
     "exponential": ([[-1.0], [0.0], [0.0]], [0.0, 1.0, -1.0], [pi.cones.Exponential()]),
+    "power": (
+        [[-1.0, 0.0], [0.0, 0.0], [0.0, -1.0]],
+        [0.0, -1.0, 0.0],
+        [pi.cones.Power(0.3)],
+    ),
     "semidefinite": ([[-1.0], [0.0], [0.0]], [0.0, 1.0, -1.0], [pi.cones.PSD(2)]),
 }
 
@@ -229,9 +235,45 @@ def test_failures_are_statuses_with_rays(name, store):
     assert abs(A.T @ s.z).max() < 1e-6 and b @ s.z < -1e-3  # Farkas
     assert jnp.isnan(slope).all() and jnp.isnan(s.x).all()
     assert fine.status == pi.Status.converged
-    if name in ("exponential", "semidefinite"):  # the other way x has no end
+    if name != "nonnegative":  # the other way x has no end
         assert free.status == pi.Status.unbounded
         assert -q @ free.x < 0 and free.value == -jnp.inf and jnp.isnan(free.z).all()
+
+
+def test_failures_of_what_is_given():
+    """Traced: an indefinite P, NaN, infinity where it is no bound. Sparse P and A too."""
+    cones = [pi.cones.SecondOrder(3), pi.cones.Nonnegative(1)]
+    A = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    bad = {
+        "fine": (np.eye(2), np.ones(2), [1.0, 0.0, 0.0, np.inf]),
+        "indefinite": ([[1.0, 2.0], [2.0, 1.0]], np.ones(2), [1.0, 0.0, 0.0, 1.0]),
+        "NaN": (np.eye(2), [np.nan, 1.0], [1.0, 0.0, 0.0, 1.0]),
+        "infinite": (np.eye(2), np.ones(2), [np.inf, 0.0, 0.0, 1.0]),
+        "-inf": (np.eye(2), np.ones(2), [1.0, 0.0, 0.0, -np.inf]),
+    }
+    P, q, b = (jnp.asarray(np.array(v)) for v in zip(*bad.values(), strict=True))
+    pattern = pi.SparsePattern([0, 1, 0, 1], [0, 0, 1, 1], (2, 2))
+    turned = as_sparse(A.T).transpose()
+
+    @jax.jit
+    @jax.vmap
+    def run(P, q, b):
+        dense = pi.cone_program(P, q, A, b, cones, throw=False)
+        stored = pi.SparseOperator(pattern, P.ravel())
+        sparse = pi.cone_program(stored, q, turned, b, cones, throw=False)
+        return dense, sparse
+
+    wanted = "converged", "not_positive_definite", "nonfinite", "nonfinite", "nonfinite"
+    for s in run(P, q, b):
+        assert s.status.tolist() == [int(pi.Status[name]) for name in wanted]
+        assert jnp.isnan(s.x[1:]).all() and jnp.isnan(s.value[1:]).all()
+        # -(1, 1) projected on the unit disc; the last row is no constraint
+        np.testing.assert_allclose(s.x[0], [-(0.5**0.5)] * 2, atol=1e-9)
+        np.testing.assert_allclose(s.z[0, 3], 0.0, atol=1e-9)
+    for name in ("indefinite", "NaN", "infinite", "-inf"):
+        with pytest.raises(ValueError, match=r"must be (finite|positive semidefinite)"):
+            P, q, b = map(jnp.array, bad[name])
+            pi.cone_program(P, q, A, b, cones)
 
 
 def test_failures_raise():
@@ -247,6 +289,8 @@ def test_misfits_are_named_before_any_solve():
         pi.cone_program(None, one, A, jnp.ones(2), UNKNOWN)
     with pytest.raises(ValueError, match="cones of m rows"):
         pi.cone_program(None, one, A, jnp.ones(2), [pi.cones.Nonnegative(3)])
+    with pytest.raises(TypeError, match="real numbers"):
+        pi.cone_program(None, one * 1j, A, jnp.ones(2), [pi.cones.Nonnegative(2)])
     with pytest.raises(ValueError, match="vectors"):
         pi.cone_program(None, A, A, jnp.ones(2), [pi.cones.Nonnegative(2)])
     with pytest.raises(ValueError, match="between 0 and 1"):

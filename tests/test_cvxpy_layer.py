@@ -197,6 +197,41 @@ def test_what_is_no_layer_is_refused():
         layer()
 
 
+@pytest.mark.parametrize("path", ["qp", "cone"])
+def test_bad_values_are_errors_or_where_traced_statuses(path):
+    # With g < 0 the first has an indefinite P, and the second still has an optimum, which
+    # is none of the problem's.
+    x, c, g = cp.Variable(2), cp.Parameter(2), cp.Parameter(nonneg=True)
+    if path == "qp":
+        cost, rows = g * cp.sum_squares(x) - c @ x, [x <= 2, x >= -2]
+    else:
+        cost, rows = cp.sum_squares(x - c), [g * cp.norm(x) <= 1]
+    problem = cp.Problem(cp.Minimize(cost), rows)
+    layer = pi.cvxpy_layer(problem, [c, g], [x, *rows], throw=False)
+    one = jnp.ones(2)
+    bad = {
+        "nonnegative": (one, -1.0),
+        "free of NaN": (one.at[1].set(jnp.nan), 1.0),
+        "finite": (one.at[0].set(jnp.inf), 1.0),
+    }
+    for said, values in bad.items():
+        with pytest.raises(ValueError, match=said) as info:
+            layer(*values)
+        assert "Got " in str(info.value)
+    with pytest.raises(TypeError, match="real numbers"):
+        layer(1j * one, 1.0)
+    samples = [(one, 1.0), *bad.values()]
+    c, g = (jnp.stack([jnp.asarray(s[k]) for s in samples]) for k in (0, 1))
+
+    @jax.jit
+    @jax.vmap
+    def run(c, g):
+        return layer(c, g), jax.grad(lambda *v: layer(*v)[0].sum(), (0, 1))(c, g)
+
+    for leaf in jax.tree.leaves(run(c, g)):
+        assert jnp.isfinite(leaf[0]).all() and jnp.isnan(leaf[1:]).all()
+
+
 def test_infeasible_problems_raise_or_are_nan():
     x, b = cp.Variable(2), cp.Parameter()
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x)), [cp.sum(x) == b, x >= 1, x <= 2])

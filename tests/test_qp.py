@@ -13,6 +13,7 @@ from pyimplicit.optimize.in_parts import CACHE, in_parts
 from .qp_problems import (
     NAMES,
     PEERS,
+    failing,
     kinds,
     random_programme,
     stacked,
@@ -58,6 +59,27 @@ def test_optima_are_the_peers(name, solved):
     made, _, got = solved
     for ours, programme in zip(np.asarray(got.value), made, strict=True):
         assert abs(ours - solve(*programme)) < near * (1 + abs(ours))
+
+
+def test_clarabel_solves_dense_programmes_with_bounds():
+    # Infinite and equal bounds, rows that depend on each other, and no optimum at all.
+    made = [*kinds(np.random.default_rng(3), ["full", "lp"]), *structured().values()]
+    batch = stacked([*made, *(programme for _, programme in failing())])
+
+    def value(*data):
+        s = pi.qp(*data, solver=pi.Clarabel(), throw=False)
+        return s.value, s
+
+    run = jax.vmap(jax.grad(value, (1, 6, 7), has_aux=True))
+    (by_q, by_lb, by_ub), s = jax.jit(run)(*batch)
+    good = slice(len(made))
+    assert s.status[len(made) :].tolist() == [int(status) for status, _ in failing()]
+    assert (s.status[good] == 0).all() and s.stats["polished"][good].all()
+    assert max(violation(programme, s, i) for i, programme in enumerate(made)) < 1e-9
+    np.testing.assert_allclose(by_q[good], s.x[good], atol=1e-8)  # envelope theorem
+    np.testing.assert_allclose(by_lb[good], s.z_lb[good], atol=1e-8)
+    np.testing.assert_allclose(by_ub[good], -s.z_ub[good], atol=1e-8)
+    assert jnp.isnan(by_q[len(made) :]).all()
 
 
 def test_a_batch_does_not_change_its_samples(solved):

@@ -9,11 +9,12 @@ import pytest
 
 import pyimplicit as pi
 
-from .qp_problems import kinds, padded, stacked, structured, violation
+from .qp_problems import failing, kinds, padded, stacked, structured, violation
 
 
 pytestmark = pytest.mark.julia
 BACKENDS = "julia", "jax"
+FAILED, FAILING = zip(*failing(), strict=True)
 
 
 def solve(backend):
@@ -42,13 +43,13 @@ def test_julia_and_jax_agree_to_second_order():
     vertex = padded(0 * eye, np.arange(-3.0, 4.0) + 0.5, ones[None], [9.0], lb=0.0, ub=2.0)
     made = kinds(rng, ["full", "lp", "rank"] * 2, dependent=False)
     made = [*made, *structured().values(), corner, vertex, *kinds(rng, ["full", "lp"])]
-    data = stacked([*made, *failing()])
+    data = stacked([*made, *FAILING])
     step = [rng.normal(size=a.shape) * np.isfinite(a) for a in data]
     run = lambda backend: jax.jit(jax.vmap(lambda *a: everything(*a, backend)))  # pyright: ignore[reportCallIssue]
     (ours, s), (theirs, t) = (run(backend)(data, step) for backend in BACKENDS)
     good = slice(len(made))
     np.testing.assert_array_equal(s.status, t.status)
-    assert (s.status[good] == 0).all() and s.status[len(made) :].tolist() == FAILED
+    assert (s.status[good] == 0).all() and s.status[len(made) :].tolist() == [*FAILED]
     assert s.stats["polished"][good].all() and s.sets.weak[good].any()
     for a, b in ((s.sets.active, t.sets.active), (s.sets.weak, t.sets.weak)):
         np.testing.assert_array_equal(a[good], b[good])
@@ -66,27 +67,12 @@ def test_julia_and_jax_agree_to_second_order():
     assert np.isfinite(rays).all()
 
 
-FAILED = [
-    int(pi.Status[name])
-    for name in ("infeasible", "unbounded", "not_positive_definite", "nonfinite")
-]
-
-
-def failing():
-    """One programme for each of `FAILED`."""
-    eye, ones = np.eye(7), np.ones(7)
-    yield padded(eye, ones, G=0 * eye[:1], h=[-1.0])
-    yield padded(0 * eye, ones, ub=3.0)
-    yield padded(-eye, ones, lb=-1.0, ub=1.0)
-    yield padded(eye, ones * np.nan)
-
-
 def test_single_precision():
     data = [a.astype("float32") for a in stacked([*structured().values(), *failing()])]
     s, t = (jax.jit(jax.vmap(solve(backend)))(*data) for backend in BACKENDS)
     assert s.x.dtype == jnp.float32
     np.testing.assert_array_equal(s.status, t.status)
-    assert s.status[:-4].tolist() == [0] * 7 and s.status[-4:].tolist() == FAILED
+    assert s.status[:-4].tolist() == [0] * 7 and s.status[-4:].tolist() == [*FAILED]
     np.testing.assert_allclose(s.x[:-4], t.x[:-4], rtol=5e-3, atol=5e-3)
     np.testing.assert_allclose(s.value, t.value, rtol=5e-4, atol=5e-4)
 

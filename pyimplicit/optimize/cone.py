@@ -24,18 +24,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._status import Status
-from .._tree import arrays, stop_gradient
+from .._tree import stop_gradient
 from ..engine.failure import fail_unless_zero
 from ..implicit import Linearisation, attach, borrow
 from ..linear.jacobian import Dense, jacobian_operator
 from ..linear.operator import SparseOperator
 from ..linear.pattern import SparsePattern
+from .cone_check import prepare
 from .cone_host import Clarabel, Structure, solve_conic
 from .cone_projection import dual_projection
 from .cones import Cone
 from .matrices import product, tproduct
 from .messages import messages
 from .pseudo_inverse import LeastNorm, SparseLU
+from .qp_assemble import symmetric_part
+from .qp_check import definite
 
 
 class ConeSolution(eqx.Module):
@@ -71,7 +74,8 @@ def cone_program(
 
     - `P`: `(n, n)`, positive semidefinite (of a non-symmetric P the symmetric part counts),
       an array or a `SparseOperator`, or None for zero.
-    - `q`: `(n,)`. `A`: `(m, n)`, an array or a `SparseOperator`. `b`: `(m,)`.
+    - `q`: `(n,)`. `A`: `(m, n)`, an array or a `SparseOperator`. `b`: `(m,)`; in a row of
+      `Nonnegative` infinite: no constraint.
     - `cones`: `pi.cones.Zero(dim)`, `Nonnegative(dim)`, `SecondOrder(dim)`,
       `Exponential()`, `Power(alpha)`, `PSD(n)`, in the order of the rows of A, m rows in
       all.
@@ -88,8 +92,9 @@ def cone_program(
     not determine it (no strict complementarity, multipliers not unique) dense programmes
     take the pseudo-inverse, sparse ones raise.
 
-    **Errors:** `ValueError`/`TypeError` on misfit shapes and unknown cones. At run time, if
-    `throw`: the message of a `Status` (infeasible, unbounded, …).
+    **Errors:** `ValueError`/`TypeError` on misfit shapes, unknown cones, and values that
+    are not traced (NaN, an indefinite P), before any solve. At run time, if `throw`: the
+    message of a `Status` (infeasible, unbounded, not_positive_definite, nonfinite, …).
 
     ??? cite "Reference"
         Agrawal, Barratt, Boyd, Busseti, Moursi, *Differentiating through a cone program*
@@ -100,7 +105,7 @@ def cone_program(
             "`cone_program(degenerate=...)` must be 'least_norm'.\n"
             f"Got {degenerate!r}.\nThe others are for pi.qp and pi.lp."
         )
-    P, q, A, b, cones = _prepare(P, q, A, b, cones)
+    P, q, A, b, cones = prepare(P, q, A, b, cones)
     found = _optimum(stop_gradient((P, q, A, b)), cones, solver, throw)
     return _answer(P, q, A, b, found, cones, throw)
 
@@ -125,6 +130,12 @@ def _optimum(given, cones, solver, throw):
     P, q, A, b = given
     structure, values = _structure(P, A, q.size, cones, solver)
     x, z, _, status, steps = solve_conic(structure, *values(P, A, q, b))
+    if P is not None:
+        sparse = isinstance(P, SparseOperator)
+        convex = definite(symmetric_part(P) if sparse else (P + P.T) / 2)
+        finite = status != Status.nonfinite
+        indefinite = jnp.int32(Status.not_positive_definite)
+        status = jnp.where(convex | ~finite, status, indefinite)
     point, error = _newton((x, z), given, cones, status == Status.converged)
     bad = (status == Status.converged) & ~(error <= 1e-4 * _size(point, given))
     status = jnp.where(bad, jnp.int32(Status.inaccurate), status)
@@ -158,7 +169,7 @@ def _answer(P, q, A, b, found, cones, throw) -> ConeSolution:
 def _size(point, given):
     x, z = point
     _, q, _, b = given
-    top = lambda v: jnp.max(jnp.abs(v), initial=0.0)
+    top = lambda v: jnp.max(jnp.where(jnp.isfinite(v), jnp.abs(v), 0.0), initial=0.0)
     return 1 + jnp.max(jnp.stack([top(x), top(z), top(q), top(b)]))
 
 
@@ -235,49 +246,3 @@ def _structure(P, A, n: int, cones, solver):
         return v, q, numbers(A), b
 
     return Structure(n, upper, places(A, (m, n)), cones, solver), values
-
-
-def _prepare(P: Any, q: Any, A: Any, b: Any, cones):
-    q, b = arrays(q), arrays(b)
-    P, A = (v if isinstance(v, SparseOperator) else arrays(v) for v in (P, A))
-    cones = tuple(cones)
-    for cone in cones:
-        if not isinstance(cone, Cone):
-            raise TypeError(
-                "`cone_program(cones=...)` must be cones.\n"
-                f"Got {cone!r}.\nKnown: pi.cones.Zero(dim), Nonnegative(dim), "
-                "SecondOrder(dim), Exponential(), Power(alpha), PSD(n)."
-            )
-    shape = lambda M: M.pattern.shape if isinstance(M, SparseOperator) else jnp.shape(M)
-    if jnp.ndim(q) != 1 or jnp.ndim(b) != 1:
-        raise ValueError(
-            "`cone_program(q=..., b=...)` must be vectors.\n"
-            f"Got shapes {jnp.shape(q)} and {jnp.shape(b)}.\nFor a batch use jax.vmap."
-        )
-    n, m = q.shape[0], b.shape[0]
-    rows = sum(cone.dim for cone in cones)
-    if rows != m or shape(A) != (m, n) or (P is not None and shape(P) != (n, n)):
-        raise ValueError(
-            f"`cone_program` needs P ({n}, {n}), A (m, {n}), b (m,) and cones of m rows in "
-            f"all.\nGot P {None if P is None else shape(P)}, A {shape(A)}, b {b.shape}, "
-            f"{rows} rows of cones.\nFor a batch use jax.vmap."
-        )
-    if P is not None and isinstance(P, SparseOperator) != isinstance(A, SparseOperator):
-        raise TypeError(
-            "`cone_program` takes P and A both as arrays or both as SparseOperators.\n"
-            f"Got {type(P).__name__} and {type(A).__name__}.\nConvert one of them."
-        )
-    leaves = [
-        v.values if isinstance(v, SparseOperator) else v
-        for v in (P, q, A, b)
-        if v is not None
-    ]
-    dtype = jnp.result_type(*leaves, jnp.float32)
-    cast = lambda v: (
-        None
-        if v is None
-        else SparseOperator(v.pattern, v.values.astype(dtype), v.transposed)
-        if isinstance(v, SparseOperator)
-        else v.astype(dtype)
-    )
-    return cast(P), cast(q), cast(A), cast(b), cones

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from .._status import Status
 from ..engine import abi
 from ..engine.call import call
-from .cones import Cone, clarabel
+from .cones import Cone, Nonnegative, clarabel
 
 
 TARGET = "pyimplicit.host.conic"
@@ -42,13 +42,19 @@ class Structure:
     def __init__(self, n: int, P, A, cones: tuple[Cone, ...], solver: Clarabel):
         self.n, self.m = n, sum(cone.dim for cone in cones)
         self.P, self.A = Columns(P, (n, n)), Columns(A, (self.m, n))
-        self.cones, self.solver = cones, solver
+        self.cones, self.solver, self.unbounded = cones, solver, no_bounds(cones)
         digest = hashlib.sha256(repr((n, cones, solver)).encode())
         for matrix in (self.P, self.A):
             digest.update(matrix.indptr.tobytes() + matrix.indices.tobytes())
             digest.update(matrix.slot.tobytes())
         self.key = int.from_bytes(digest.digest()[:8], "little") >> 1
         _structures.setdefault(self.key, self)
+
+
+def no_bounds(cones: tuple[Cone, ...]):
+    """Which rows an infinite right-hand side takes out: inequalities, no others."""
+    kinds = [np.full(c.dim, isinstance(c, Nonnegative)) for c in cones]
+    return np.concatenate([np.zeros(0, bool), *kinds])
 
 
 class Columns:
@@ -119,7 +125,8 @@ def _handler(inputs, outputs, attributes):
 
 def _solve(structure: Structure, P, q, A, b):
     nan = np.full(structure.n, np.nan), np.full(structure.m, np.nan)
-    finite = all(np.isfinite(v).all() for v in (P, q, A)) and not np.isnan(b).any()
+    b = np.where(structure.unbounded, np.minimum(b, 1e21), b)  # no constraint to Clarabel
+    finite = all(np.isfinite(v).all() for v in (P, q, A, b))
     if not finite:
         return nan[0], nan[1], nan[1], Status.nonfinite, 0
     settings: Any = clarabel.DefaultSettings()
@@ -132,7 +139,6 @@ def _solve(structure: Structure, P, q, A, b):
         setattr(settings, name, 1e-6)
     cones = [cone.clarabel() for cone in structure.cones]
     matrices = structure.P.matrix(P), structure.A.matrix(A)
-    b = np.minimum(b, 1e21)  # what Clarabel takes for no constraint
     found: Any = clarabel.DefaultSolver(matrices[0], q, matrices[1], b, cones, settings)
     found = found.solve()
     status = _STATUS.get(str(found.status), Status.inaccurate)

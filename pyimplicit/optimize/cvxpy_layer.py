@@ -20,6 +20,7 @@ from ..linear.pattern import SparsePattern
 from .cone import cone_program
 from .cvxpy_bounds import crossed
 from .cvxpy_form import DENSE, Form, canonical, cvxpy
+from .cvxpy_values import checked, precision
 from .qp import qp
 from .qp_degenerate import Degenerate
 
@@ -57,15 +58,16 @@ def cvxpy_layer(
     **Derivative:** of all outputs in all parameters; see `pi.qp` and `pi.cone_program`.
 
     **Errors:** `ValueError` before any solve if the problem is not DPP, or the lists do not
-    match it; `ImportError` without CVXPY. At run time, if `throw`: the message of a
-    `Status` (infeasible, unbounded, …).
+    match it; of the layer, if a value is NaN or breaks the sign its parameter has declared
+    (traced: the status is `nonfinite`); `ImportError` without CVXPY. At run time, if
+    `throw`: the message of a `Status` (infeasible, unbounded, …).
     """
     _check(problem, parameters, variables, gp)
-    form = canonical(problem, tuple(parameters), tuple(variables), gp)
-    shapes = [p.shape for p in parameters]
+    parameters = tuple(parameters)
+    form = canonical(problem, parameters, tuple(variables), gp)
 
     def layer(*values):
-        theta = _flat(values, shapes, form)
+        theta = _flat(values, parameters, form)
         how = {"throw": throw, "degenerate": degenerate}
         x, z = _solve(form, theta, how if solver is None else how | {"solver": solver})
         return tuple(read(x, z) for read in form.outputs)
@@ -73,22 +75,17 @@ def cvxpy_layer(
     return layer
 
 
-def _flat(values, shapes, form: Form):
+def _flat(values, parameters, form: Form):
     """(θ, 1): the arguments, column by column."""
-    if len(values) != len(shapes):
+    if len(values) != len(parameters):
         raise TypeError(
-            f"the layer takes {len(shapes)} values, one for each parameter.\nGot "
+            f"the layer takes {len(parameters)} values, one for each parameter.\nGot "
             f"{len(values)}.\nTheir order is that of `parameters`."
         )
-    dtype = jnp.result_type(float, *values)
+    dtype = precision(values)
     parts = []
-    for k, (value, shape, log) in enumerate(zip(values, shapes, form.logs, strict=True)):
-        value = jnp.asarray(value, dtype)
-        if value.shape != shape:
-            raise ValueError(
-                f"the layer's argument {k} must have shape {shape}, its parameter's.\n"
-                f"Got {value.shape}.\nFor a batch use jax.vmap."
-            )
+    for k, (value, p, log) in enumerate(zip(values, parameters, form.logs, strict=True)):
+        value = checked(k, value, p, dtype)
         parts.append((jnp.log(value) if log else value).reshape(-1, order="F"))
     flat = jnp.concatenate([*parts, jnp.ones(1, dtype)])
     return flat[form.order]

@@ -15,9 +15,9 @@ from ..implicit import borrow
 from ..linear.operator import SparseOperator
 from .cone_host import Clarabel
 from .in_parts import in_parts
-from .matrices import cholesky, product
+from .matrices import product
 from .messages import messages
-from .qp_check import indefinite_below, prepare
+from .qp_check import definite, prepare
 from .qp_data import QP, dense, programme, scaled
 from .qp_degenerate import Degenerate, differentiable, policy
 from .qp_interior import interior_point
@@ -213,7 +213,7 @@ def _optimum(given, start, solver, throw) -> Optimum:
         point, status, steps, best = sparse_optimum(problem, solver)
     else:
         point, status, steps, best = _interior(problem, solver, start)
-    if isinstance(problem.P, SparseOperator):
+    if isinstance(problem.P, SparseOperator) or isinstance(solver, Clarabel):
         status = judged(problem, status, best)
     status = _screened(problem, status)
     z, sets = _split_pinned(problem, best.z, best.sets)
@@ -246,12 +246,8 @@ def _in_jax(problem: QP, rtol, start, max_steps: int):
     hat, scale = scaled(problem)
     skip = False if warm is None else warm.polished
     it = interior_point(hat, rtol, max_steps, skip=skip)
-    P = problem.P
-    shift = indefinite_below(P.dtype) * jnp.max(jnp.abs(P), initial=0.0)
-    shift = shift + jnp.finfo(P.dtype).tiny ** 0.5
-    L = cholesky(P + shift * jnp.eye(len(P), dtype=P.dtype))
-    definite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(L)]))
-    status = jnp.where(definite, it.status, jnp.int32(Status.not_positive_definite))
+    indefinite = jnp.int32(Status.not_positive_definite)
+    status = jnp.where(definite(problem.P), it.status, indefinite)
     point = scale.unscale(it.x, it.y, it.z)
     best = polish(problem, *point, it.z > it.s, status == Status.converged)
     if warm is not None:

@@ -7,6 +7,9 @@ from jax.core import Tracer
 
 from .._tree import arrays
 from ..linear.operator import SparseOperator
+from ..linear.pattern import SparsePattern
+from ..linear.solve import raw_solve
+from .matrices import cholesky
 
 
 CHECKED = 1000  # unknowns up to which an untraced P is checked for being convex
@@ -76,7 +79,10 @@ def _cast(value, dtype):
     return None if value is None else value.astype(dtype)
 
 
-def check_values(name: str, given: dict) -> None:
+NO_BOUND = "inf in h, ub, -inf in lb"
+
+
+def check_values(name: str, given: dict, no_bound: str = NO_BOUND) -> None:
     """What can be said before any solve of values that are not traced."""
     seen = {
         k: np.asarray(v)
@@ -92,7 +98,7 @@ def check_values(name: str, given: dict) -> None:
         if not allowed.all():
             where = tuple(int(i) for i in np.argwhere(~allowed)[0])
             raise ValueError(
-                f"`{name}({key}=...)` must be finite (no bound: inf in h, ub, -inf in lb)."
+                f"`{name}({key}=...)` must be finite (no bound: {no_bound})."
                 f"\nGot {value[where]} at {where}.\nLook where it comes from, e.g. with "
                 "jax.config.update('jax_debug_nans', True)."
             )
@@ -120,6 +126,22 @@ def check_values(name: str, given: dict) -> None:
 def indefinite_below(dtype) -> float:
     """Eigenvalues below minus this part of the largest entry are no round-off."""
     return float(jnp.finfo(dtype).eps) ** 0.5
+
+
+def definite(P):
+    """Whether the symmetric P, an array or a `SparseOperator`, has no eigenvalue that is
+    negative beyond round-off."""
+    values = _numbers(P)
+    shift = indefinite_below(values.dtype) * jnp.max(jnp.abs(values), initial=0.0)
+    shift = shift + jnp.finfo(values.dtype).tiny ** 0.5
+    if not isinstance(P, SparseOperator):
+        L = cholesky(P + shift * jnp.eye(len(P), dtype=P.dtype))
+        return jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(L)]))
+    pattern = SparsePattern(P.pattern.rows, P.pattern.cols, P.pattern.shape, "spd")
+    values = values + jnp.where(pattern.rows == pattern.cols, shift, 0.0)
+    zero = jnp.zeros(pattern.shape[0], values.dtype)
+    _, status, _ = raw_solve(pattern, values, zero, False, throw=False)
+    return status == 0
 
 
 def _said(value) -> str:

@@ -1,4 +1,4 @@
-"""Sparse quadratic programmes: Clarabel for the optimum, and what Julia shares."""
+"""Sparse quadratic programmes, and Clarabel for the optimum of these and of dense ones."""
 
 from typing import Any
 
@@ -8,11 +8,10 @@ import numpy as np
 from .._status import Status
 from ..linear.operator import SparseOperator
 from ..linear.pattern import SparsePattern
-from ..linear.solve import raw_solve
 from .cone_host import Clarabel, Structure, solve_conic
 from .cones import Nonnegative, Zero
 from .qp_assemble import symmetric_part
-from .qp_check import indefinite_below
+from .qp_check import definite
 from .qp_data import QP, programme
 from .qp_polish import Polished, polish
 
@@ -63,7 +62,7 @@ def sparse_optimum(problem: QP, solver: Clarabel):
 def judged(problem: QP, status, best: Polished):
     """The status, after a look at whether P is definite and the answer accurate."""
     indefinite = jnp.int32(Status.not_positive_definite)
-    status = jnp.where(_definite(problem.P), status, indefinite)
+    status = jnp.where(definite(problem.P), status, indefinite)
     rough = (status == Status.converged) & ~(best.error <= 1e-5)
     return jnp.where(rough, jnp.int32(Status.inaccurate), status)
 
@@ -71,34 +70,30 @@ def judged(problem: QP, status, best: Polished):
 def _structure(problem: QP, solver: Clarabel):
     """The static part for the host, and the numbers of P, q and A."""
     n, p, M = problem.sizes
-    P, A, C = problem.P, problem.A, problem.C
-    upper = np.flatnonzero(P.pattern.rows <= P.pattern.cols)
+    A, C = problem.A, problem.C
+    P_rows, P_cols, P_values = _entries(problem.P)
+    upper = np.flatnonzero(P_rows <= P_cols)
     i, at = np.arange(n), p + C.m
     places, values = [], []
     for matrix, above in ((A, 0), (C.G, p)):
-        if isinstance(matrix, SparseOperator):
-            places.append((matrix.pattern.rows + above, matrix.pattern.cols))
-            values.append(matrix.pattern.symmetrise(matrix.values))
+        rows, cols, numbers = _entries(matrix)
+        places.append((rows + above, cols))
+        values.append(numbers)
     for here, sign in ((C.lower, -1.0), (C.upper, 1.0)):
         if here:
             places.append((at + i, i))
             values.append(jnp.full(n, sign, problem.q.dtype))
             at += n
-    none = [np.zeros(0, int)]
-    rows, cols = (np.concatenate(none + [place[k] for place in places]) for k in (0, 1))
+    rows, cols = (np.concatenate([place[k] for place in places]) for k in (0, 1))
     cones = (*([Zero(p)] if p else []), *([Nonnegative(M)] if M else []))
-    corner = P.pattern.rows[upper], P.pattern.cols[upper]
+    corner = P_rows[upper], P_cols[upper]
     structure = Structure(n, corner, (rows, cols), cones, solver)
-    entries = jnp.concatenate([jnp.zeros(0, problem.q.dtype), *values])
-    return structure, (P.pattern.symmetrise(P.values)[upper], problem.q, entries)
+    return structure, (P_values[upper], problem.q, jnp.concatenate(values))
 
 
-def _definite(P: SparseOperator):
-    """Whether P + a small multiple of the identity is positive definite."""
-    pattern = SparsePattern(P.pattern.rows, P.pattern.cols, P.pattern.shape, "spd")
-    top = jnp.max(jnp.abs(P.values), initial=0.0)
-    shift = indefinite_below(P.values.dtype) * top + 1e-30
-    values = P.values + jnp.where(pattern.rows == pattern.cols, shift, 0.0)
-    zero = jnp.zeros(pattern.shape[0], values.dtype)
-    _, status, _ = raw_solve(pattern, values, zero, False, throw=False)
-    return status == 0
+def _entries(M):
+    """Rows, columns and values of an array or a `SparseOperator`."""
+    if isinstance(M, SparseOperator):
+        return M.pattern.rows, M.pattern.cols, M.pattern.symmetrise(M.values)
+    rows, cols = (i.reshape(-1) for i in np.indices(M.shape))
+    return rows, cols, M.reshape(-1)
