@@ -11,6 +11,7 @@ import pytest
 import pyimplicit as pi
 from pyimplicit import ritz
 from pyimplicit.ritz.functional import Discrete, Functional
+from pyimplicit.ritz.stalled import refused
 
 from .ritz_problems import PROBLEMS, relative
 
@@ -69,6 +70,7 @@ def test_networks_of_an_interval():
             report_every=50, reference=INTERVAL.least,
         )  # fmt: skip
         assert all(row.gap > -1e-12 for row in found.history)
+        assert found.steps == steps and "stalled" not in found.message
         errors[type(optimizer).__name__] = relative(found.field, INTERVAL)
     assert errors["LBFGS"] < 2e-3 and errors["LevenbergMarquardt"] < 3e-6
 
@@ -144,3 +146,23 @@ def test_functions_that_jump_between_nodes_are_seen():
     alone, judged = run(f.theta, rule), run(f.theta, other)
     assert alone[0] < -0.2 and alone[1] > -0.1  # wonderful, on its own nodes
     assert abs(judged[1] - judged[0]) < 3e-3 and judged[1] < -0.143
+
+
+def test_a_solve_that_stalls_says_why():
+    """31 parameters on six nodes: what lowers the energy there raises it on the nodes that
+    judge, and no damping helps."""
+    net = ritz.MLP(1, 10, 1, activation=jnp.sin, scale=3.0, centre=0.5, reach=0.5, key=KEY)
+    found = ritz.solve(
+        INTERVAL.energy, INTERVAL.domain, ritz.Exact(), net, quadrature=ritz.Gauss(3, 2),
+        optimizer=ritz.LevenbergMarquardt(), steps=200, report_every=20,
+    )  # fmt: skip
+    assert not found.converged and found.steps < 100
+    for words in ("stalled", "6 + 2 nodes", "31 parameters", "opposite", "more nodes"):
+        assert words in found.message
+    assert "stalled" in str(found)
+
+
+def test_refused_steps_are_counted_across_reports():
+    assert refused(jnp.array([1.0, 0.0, 0.0]), 7) == 2
+    assert refused(jnp.array([0.0, 0.0]), 7) == 9
+    assert refused(jnp.array([0.0, 0.5]), 7) == 0

@@ -41,8 +41,9 @@ class RitzResult:
     `model`: the trained module. `field`: x -> u at one point `(dim,)`, with the boundary
     treatment; `u(x)` for many points. `theta`: the parameters as one vector.
     `converged`: the decrement fell below `rtol`; always False for optimisers
-    that know none. `message`: why it stopped. `multiplier`: λ(x, n) on the boundary, of
-    the treatments that have one.
+    that know none. `message`: why it stopped; "stalled: …" and what to do where no step
+    was taken any more. `multiplier`: λ(x, n) on the boundary, of the treatments that have
+    one.
     """
 
     model: Any

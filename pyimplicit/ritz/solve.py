@@ -20,6 +20,7 @@ from .optimizers import AbstractOptimizer, NaturalGradient
 from .progress import Screen
 from .quadrature import AbstractQuadrature, Gauss, Sobol, fine_rule, other
 from .result import Report, RitzError, RitzResult
+from .stalled import PATIENCE, refused, why
 
 
 def solve(
@@ -73,6 +74,9 @@ def solve(
     - `progress`: True, False, or None for "if standard error is a terminal".
     - `throw`: raise a `RitzError` (with `.result`) where NaN or infinity comes up.
 
+    A solve that stalls, i.e. whose last dozen of steps were all refused by its optimiser,
+    ends at the next report; `message` then tells why, and what to do.
+
     **Returns:** a `RitzResult`. The function drives compiled steps from Python: it cannot
     itself be jitted or differentiated.
 
@@ -92,7 +96,9 @@ def solve(
     state = optimizer.init(theta), boundary.init(functional)
     state = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a)), state)  # not weak
     done, history, message, converged = 0, [], f"{steps} steps were taken", False
-    run = _compiled(functional, optimizer)
+    run, still = _compiled(functional, optimizer), 0
+    # Where the treatment of the boundary moves, the next step is another problem.
+    waits = boundary.moving or bool(jax.tree.leaves(state[1]))
 
     def result() -> RitzResult:
         field, trained = functional.field(theta), functional.model(theta)
@@ -117,6 +123,7 @@ def solve(
                 message = f"the energy is {energy_now} after {done + n} steps"
                 break
             theta, state, done = new, new_state, done + n
+            still = refused(infos.length, still)
             last = jax.tree.map(lambda a: float(a[-1]), infos)
             report = _report(
                 done,
@@ -139,6 +146,11 @@ def solve(
             if abs(last.decrement) <= rtol * abs(energy_now):
                 message, converged = f"the decrement fell to {last.decrement:.3g}", True
                 return result()
+            if still >= PATIENCE and not waits:
+                at = _nodes(functional, quadrature, theta, key, done - 1)
+                problem = Discrete(functional, at[0], done - 1, state[1], at[1])
+                message = why(problem, theta, still)
+                return result()
     if done < steps and throw:
         raise RitzError(
             f"`ritz.solve` came upon a number that is not finite: {message}.\n"
@@ -155,13 +167,9 @@ def _compiled(functional: Functional, optimizer: AbstractOptimizer):
 
     @eqx.filter_jit
     def run(theta, state, quadrature, key, done, n):
-        judge = other(quadrature)
-
         def step(carry, i):
             theta, (own, held) = carry
-            mine, other = jax.random.split(jax.random.fold_in(key, i))
-            rule = quadrature.at(functional, theta, mine)
-            check = judge.at(functional, theta, other)
+            rule, check = _nodes(functional, quadrature, theta, key, i)
             problem = Discrete(functional, rule, i, held, check)
             theta, own, info = optimizer.step(problem, theta, own)
             held = functional.boundary.advance(held, problem, theta)
@@ -171,6 +179,13 @@ def _compiled(functional: Functional, optimizer: AbstractOptimizer):
         return *carry, infos
 
     return run
+
+
+def _nodes(functional, quadrature, theta, key, i) -> tuple[Rule, Rule]:
+    """Of step i: its own, and those that judge it."""
+    mine, others = jax.random.split(jax.random.fold_in(key, i))
+    rule = quadrature.at(functional, theta, mine)
+    return rule, other(quadrature).at(functional, theta, others)
 
 
 def _report(step, energy, reference, lower, **more) -> Report:

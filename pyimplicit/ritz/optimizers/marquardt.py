@@ -37,7 +37,13 @@ class LevenbergMarquardt(AbstractOptimizer):
 
     A step that does not lower the energy by a thousandth of what was promised is not taken
     (length 0). Cheaper than `NaturalGradient`, which tries several dampings and lengths
-    each time; takes more steps. *Needs* a fixed rule and double precision.
+    each time; takes more steps.
+
+    *Needs* double precision and a fixed rule with several times as many nodes as
+    parameters: else steps are refused as soon as what lowers the energy on the nodes raises
+    it elsewhere, and `solve` reports a stall. Rough models, e.g. `ReLU3`, need some
+    thousand steps of `Adam` first: from a rough start long steps make peaks that no rule
+    sees.
 
     ??? cite "Reference"
         Marquardt, *An algorithm for least-squares estimation of nonlinear parameters*
