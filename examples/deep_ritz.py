@@ -35,7 +35,7 @@ from pyimplicit import fem, plot, ritz
 
 PLATE = ritz.Slit()
 FLAME, WIDTH = jnp.array([-0.25, 0.25]), 0.3  # where it burns, and its radius
-RULE = ritz.Gauss(6, 6)
+RULE = ritz.Gauss(6, 2)
 STEPS = ritz.LevenbergMarquardt()
 TRUTH = {"kappa": 0.8, "c": 3.0}
 START = {"kappa": jnp.array(1.0), "c": jnp.array(2.0)}

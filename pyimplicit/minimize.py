@@ -65,8 +65,9 @@ def minimize(
     smooth minimum is first improved by up to three Newton corrections where they help:
     function values tell z to about half the digits only.
 
-    **Errors:** as `root`. A minimum with a singular Hessian has a value but no derivative:
-    asking for one raises.
+    **Errors:** as `root`: with `throw=False` a solve that failed has its last iterate as
+    `value`, whose derivatives are NaN. A minimum with a singular Hessian has a value but no
+    derivative: asking for one raises.
 
     ??? cite "Reference"
         Blondel et al., *Efficient and modular implicit differentiation* (2022).

@@ -62,6 +62,8 @@ def test_status_message_and_gradient(name):
     p = jnp.array(1.5)
     found = jax.jit(quiet)(p)
     assert pi.Status(int(found.status)) == status
+    if status == pi.Status.max_steps_reached:
+        assert np.isfinite(found.value).all()  # the last iterate
     for call in (loud, jax.jit(loud)):
         with pytest.raises(Error, match=words):
             np.asarray(call(p).value)

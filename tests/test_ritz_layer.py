@@ -88,6 +88,12 @@ def test_values_and_derivatives(made):
     assert float(t_u[-1]) == pytest.approx(float(slope), rel=1e-9)
 
 
+def test_methods_are_functions_that_jax_takes(made):
+    """As they are, without a lambda around them."""
+    y = jax.jit(made.coordinates)(START).value
+    np.testing.assert_allclose(jax.jit(made.value)(y, START), jax.jit(made.energy)(START))
+
+
 def test_batches_and_failures(made):
     """Each sample as if alone; one without a minimum is told from the others."""
     lax = dataclasses.replace(made, throw=False)
@@ -114,15 +120,15 @@ def test_nodes_that_are_too_few_are_seen():
     net = ritz.Features((None, slit.corner), ritz.MLP(4, 4, 1, key=KEY))
     good, found = ritz.layer(
         lambda p: ritz.poisson(1.0, kappa=p, reaction=1.0), jnp.array(1.0), slit,
-        ritz.Exact(), net, quadrature=ritz.Gauss(4, 2), cutoff=1e-3, optimizer=LM,
-        steps=15, report_every=15, fine=slit.gauss(6, 2), throw=False,
+        ritz.Exact(), net, quadrature=ritz.Gauss(4, 1), cutoff=1e-3, optimizer=LM,
+        steps=15, report_every=15, fine=slit.gauss(6, 1), throw=False,
     )  # fmt: skip
     # Each node several times, so that both are one program.
     again = lambda a, like: jnp.repeat(a, len(like) // len(a), 0) * len(a) / len(like)
     x = lambda a, like: jnp.repeat(a, len(like) // len(a), 0)
     few = [
         ritz.Nodes(x(a.x, b.x), again(a.w, b.w), None if i == 0 else x(a.normal, b.normal))
-        for i, (a, b) in enumerate(zip(slit.gauss(2, 2), good.rule, strict=True))
+        for i, (a, b) in enumerate(zip(slit.gauss(2, 1), good.rule, strict=True))
     ]
     few = dataclasses.replace(good, rule=ritz.Rule(*few))
 

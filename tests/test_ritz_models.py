@@ -176,7 +176,7 @@ def test_the_amplitude_of_a_singularity_is_found():
             return self.c @ jnp.stack([1 + 0 * x[0], x[0], x[1]])
 
     f = Functional(energy, slit, ritz.Exact(), ritz.Enriched(Linear(), (s,)))
-    rule = ritz.Gauss(6, 24).rule(slit)
+    rule = ritz.Gauss(6, 8).rule(slit)
 
     @jax.jit
     def look(theta):

@@ -129,7 +129,7 @@ def test_functions_that_jump_between_nodes_are_seen():
     net = ritz.Features((None, corner), ritz.MLP(4, 8, 1, key=KEY))
     slit = ritz.Slit()
     f = Functional(ritz.poisson(1.0, reaction=1.0), slit, ritz.Exact(), net)
-    rule, other, fine = (slit.gauss(n, 2) for n in (4, 5, 8))
+    rule, other, fine = (slit.gauss(n, 1) for n in (4, 5, 8))
     optimizer = ritz.LevenbergMarquardt()
 
     @jax.jit

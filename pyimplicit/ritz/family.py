@@ -25,6 +25,7 @@ class Family(AbstractDomain):
             )
         self.of, self.parameters = domain, Box(lower, upper)
         self.dim, self.volume, self.area = domain.dim, domain.volume, domain.area
+        self.parts = domain.parts
         more = self.parameters.dim
         self.cube_dim = domain.cube_dim + more
         self.boundary_cube_dim = domain.boundary_cube_dim + more

@@ -37,7 +37,7 @@ from .domains import AbstractDomain, Rule
 from .energies import as_energy
 from .functional import Discrete, Functional
 from .judged import apart
-from .quadrature import AbstractQuadrature, Gauss, Sobol, other
+from .quadrature import AbstractQuadrature, Gauss, other, usual
 from .result import RitzResult
 from .solve import solve
 
@@ -99,6 +99,10 @@ class Layer(eqx.Module):
     throw: bool = eqx.field(static=True)
     accuracy: float = eqx.field(static=True)
     chunk: int = eqx.field(static=True)
+
+    def __hash__(self):
+        """By identity: `jax.jit(layer.solve)` asks for it."""
+        return id(self)
 
     def functional(self, params) -> Functional:
         """The energy with these parameters."""
@@ -216,8 +220,8 @@ def layer(
     - `params`: any pytree: where to train, and the middle of where the layer is used.
     - `domain`, `model`: see `solve`. `boundary`: a treatment, or a function of `params`
       to one.
-    - `quadrature`: a fixed rule; `Gauss(4, 8)` by default up to two dimensions, else
-      fixed Sobol points.
+    - `quadrature`: a fixed rule; by default Gauss nodes, some 32 for each coordinate, up
+      to two dimensions, else fixed Sobol points.
     - `cutoff`: eigenvalues of the metric below it, as parts of the largest, are dropped.
       Smaller: a better family near `params`, which is more curved away from there.
     - `solver`, `adjoint`, `max_steps`, `throw`: of `pi.minimize` in y. Newton's method
@@ -242,7 +246,7 @@ def layer(
             f"`layer(cutoff=...)` must lie in (0, 1).\nGot {cutoff!r}.\nTake 1e-8."
         )
     if quadrature is None:
-        quadrature = Gauss(4, 8) if domain.dim <= 2 else Sobol(4096, fixed=True)
+        quadrature = usual(domain, fixed=True)
     if not (isinstance(quadrature, Gauss) or getattr(quadrature, "fixed", True)):
         raise ValueError(
             "`layer(quadrature=...)` must be a fixed rule: the layer is a minimum on its "

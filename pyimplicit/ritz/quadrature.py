@@ -84,8 +84,13 @@ class Sobol(AbstractQuadrature):
 
 
 class Gauss(AbstractQuadrature):
-    """Products of Gauss rules: `points` in each of `cells` intervals for each coordinate
-    (or cell of a mesh). Up to three dimensions. Never drawn again."""
+    """Products of Gauss rules: `points` in each of `cells` intervals for each coordinate.
+    Up to three dimensions. Never drawn again.
+
+    For a `Box` these are its own, for a `Ball` the radius and angles. Other domains are
+    made of `parts` triangles or tetrahedra (eight for a `Slit`, six for an `LShape`, the
+    cells of a mesh), and each has a rule: `parts` (points cells)^dim nodes.
+    """
 
     points: int = eqx.field(static=True, default=4)
     cells: int = eqx.field(static=True, default=8)
@@ -102,9 +107,17 @@ def fine_rule(domain: AbstractDomain, n: int | None = None) -> Rule:
     """
     n = 2**14 if n is None else n
     if domain.dim <= 3:
-        per_axis = max(round(n ** (1 / domain.dim)), 6)
+        per_axis = max(round((n / domain.parts) ** (1 / domain.dim)), 6)
         return Gauss(6, -(-per_axis // 6)).rule(domain)
     return Sobol(n, max(n // 4, 1), fixed=True, seed=1).rule(domain, jax.random.key(0))
+
+
+def usual(domain: AbstractDomain, fixed: bool = False) -> AbstractQuadrature:
+    """What is trained on if nothing is said: `Gauss` with about 32 nodes for each
+    coordinate up to two dimensions, else 4096 of Sobol's points."""
+    if domain.dim > 2:
+        return Sobol(4096, fixed=fixed)
+    return Gauss(4, max(round(8 / domain.parts ** (1 / domain.dim)), 1))
 
 
 def other(quadrature: AbstractQuadrature) -> AbstractQuadrature:

@@ -18,7 +18,7 @@ from .energies import Energy, as_energy
 from .functional import Discrete, Functional
 from .optimizers import AbstractOptimizer, NaturalGradient
 from .progress import Screen
-from .quadrature import AbstractQuadrature, Gauss, Sobol, fine_rule, other
+from .quadrature import AbstractQuadrature, fine_rule, other, usual
 from .result import Report, RitzError, RitzResult
 from .stalled import PATIENCE, refused, why
 
@@ -56,8 +56,8 @@ def solve(
     - `boundary`: `Exact(g)`, `Penalty(g, weight)`, `Nitsche(g, weight)`,
       `AugmentedLagrangian(g, weight)`, `LagrangeMultiplier(g, rate)`, `Natural()`.
     - `model`: an equinox module, `(dim,)` to a scalar or `(m,)`; see `ritz.MLP`.
-    - `quadrature`: where the energy is integrated to train; by default `Gauss(4, 8)` up
-      to two dimensions, else `Sobol(4096)`.
+    - `quadrature`: where the energy is integrated to train; by default Gauss
+      nodes, some 32 for each coordinate, up to two dimensions, else `Sobol(4096)`.
     - `optimizer`: `NaturalGradient()` (the default), `Adam(rate)`, `Optax(...)`.
     - `steps`, `report_every`: steps in all, and between two reports (compiled as one
       scan; by default a tenth of them, at most 50).
@@ -220,7 +220,7 @@ def _as_domain(domain) -> AbstractDomain:
 def _check(energy, domain, boundary, model, quadrature, optimizer, steps):
     """Refuses what no solve could use; returns the quadrature."""
     if quadrature is None:
-        quadrature = Gauss(4, 8) if domain.dim <= 2 else Sobol(4096)
+        quadrature = usual(domain)
     kinds = (
         ("boundary", boundary, AbstractBoundary, "ritz.Exact(0.0)"),
         ("quadrature", quadrature, AbstractQuadrature, "ritz.Gauss(4, 8)"),

@@ -104,7 +104,7 @@ def slit() -> Iterator[Case]:
     """u = r^(1/2) sin(θ/2): networks of x alone, and one of the tip's two functions."""
     domain = ritz.Slit()
     u = lambda x: domain.corner(x)[1]
-    x, w, _ = domain.gauss(6, 6).interior
+    x, w, _ = domain.gauss(6, 2).interior
     tip = lambda key: ritz.Features((None, domain.corner), ritz.MLP(4, 20, 1, key=key))
     drawn = ritz.MonteCarlo(512, 512)
     refined = lambda n: elements.slit(n, refined=True)
@@ -117,7 +117,7 @@ def slit() -> Iterator[Case]:
     for label, paper, model, steps, fem in models:
         yield Case(
             label, paper, fem, ritz.poisson(), domain, in_l2(u, (x, w)),
-            Recipe(model, ritz.Penalty(u, 1e4), ritz.Gauss(6, 6), steps),
+            Recipe(model, ritz.Penalty(u, 1e4), ritz.Gauss(6, 2), steps),
             adam(model, ritz.Penalty(u, 500.0), drawn),
         )  # fmt: skip
 

@@ -34,13 +34,15 @@ class Rule(NamedTuple):
 
 class AbstractDomain(abc.ABC):
     """What all domains share. `dim`: coordinates that are differentiated. `volume` and
-    `area`: of Ω and ∂Ω. `cube_dim`, `boundary_cube_dim`: k of the cubes."""
+    `area`: of Ω and ∂Ω. `cube_dim`, `boundary_cube_dim`: k of the cubes. `parts`: how many
+    product rules `gauss` is made of."""
 
     dim: int
     volume: float
     area: float
     cube_dim: int
     boundary_cube_dim: int
+    parts: int = 1
 
     @abc.abstractmethod
     def interior(self, t: jax.Array) -> Nodes:
@@ -53,7 +55,7 @@ class AbstractDomain(abc.ABC):
     @abc.abstractmethod
     def gauss(self, points: int, cells: int) -> Rule:
         """A product of Gauss rules with `points` in each of `cells` intervals for each
-        coordinate."""
+        coordinate; on domains of pieces one for each piece."""
 
     @abc.abstractmethod
     def distance(self, x: jax.Array) -> jax.Array:
