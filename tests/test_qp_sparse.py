@@ -114,6 +114,26 @@ def test_a_large_chain_obeys_the_envelope_theorem():
     np.testing.assert_allclose(w_bar, -s.z.sum(), rtol=1e-7)
 
 
+def test_small_multipliers_of_many_rows_are_no_kinks():
+    # min ½‖x - t‖² with x ≤ 0, t of all sizes: x = min(t, 0) moves where t < 0, and by one
+    # half at the one kink; multipliers are t.
+    n = 3000
+    t = np.geomspace(3e-5, 3e4, n) * np.where(np.arange(n) % 3, 1.0, -1.0)
+    t[n // 2] = 0.0
+    eye = pi.SparsePattern(np.arange(n), np.arange(n), (n, n))
+    P = pi.SparseOperator(eye, jnp.ones(n))
+
+    @jax.jit
+    def run(t):
+        solve = lambda t: (lambda s: (s.x, s))(pi.qp(P, -t, ub=0.0))
+        return jax.jvp(solve, (t,), (jnp.ones(n),), has_aux=True)
+
+    x, moved, s = run(jnp.asarray(t))
+    np.testing.assert_allclose(x, np.minimum(t, 0.0), atol=1e-9)
+    assert np.flatnonzero(s.sets.weak).tolist() == [n // 2]
+    np.testing.assert_allclose(moved, np.where(t < 0, 1.0, 0.5 * (t == 0)), atol=1e-9)
+
+
 def test_sparse_failures_are_statuses():
     eye = pi.SparsePattern([0, 1], [0, 1], (2, 2))
     A = pi.SparseOperator(pi.SparsePattern([0, 0], [0, 1], (1, 2)), jnp.ones(2))

@@ -78,7 +78,7 @@ function refined_solve!(W::QPWorkspace{T}, v, r, active, t) where {T}
 end
 
 # What round-off is measured by; `z`: the largest entry of each row of C, `s`: a size of
-# unknowns times the sum of its entries, `y`: the same for A.
+# unknowns, which is returned, times the sum of its entries, `y`: the same for A.
 function sizes!(W::QPWorkspace{T}) where {T}
     D, S, m = W.given, W.size, size(W.given.Gᵀ, 2)
     largest = top(D.P)
@@ -98,7 +98,7 @@ function sizes!(W::QPWorkspace{T}) where {T}
     for j in axes(D.Aᵀ, 2)
         S.y[j] = reach * sum(abs, column(D.Aᵀ, j); init = zero(T))
     end
-    return
+    return reach
 end
 
 # Slacks (in `M.s`), multipliers (in `M.z`) and the largest error of an equation, each
@@ -152,7 +152,7 @@ rows thought active. `valid`: whether the point is near a solution.
 function polish!(W::QPWorkspace{T}, valid::Bool) where {T}
     D, best, now, guess = W.given, W.best, W.now, W.active
     tol = eps(T)^T(0.65)
-    sizes!(W)
+    reach = sizes!(W)
     guess .= W.fixed .| (W.live .& guess .& (W.size.z .> 0))  # no rows of zeros
     copyto!(now, guess)
     ρ, δ = kkt_scales(D)
@@ -181,26 +181,27 @@ function polish!(W::QPWorkspace{T}, valid::Bool) where {T}
         copyto!(now, W.weak)
     end
     W.polished || (copyto!(now, guess); factored = false)
-    weakly_active!(W, tol) && (factored = false)
+    weakly_active!(W, reach) && (factored = false)
     factored || factor_active!(W, W.active, δ)
     return
 end
 
 # The sets at the final point, in `W.active` and `W.weak`; whether a row is weakly active.
-function weakly_active!(W::QPWorkspace{T}, tol) where {T}
+function weakly_active!(W::QPWorkspace{T}, reach) where {T}
     best, M, small = W.best, W.next, eps(T)^T(0.25)
+    few = negligible(T, length(best.z))
     for i in eachindex(best.z)
         counts = W.now[i] || (!W.polished && (W.fixed[i] || W.live[i]))
         counts || (best.z[i] = zero(T))
     end
     if W.polished
-        measure!(W, M, best)
+        shares!(W, M, best, reach)
     else
         W.error = judge_active!(W.weak, W, best, W.now)
     end
     for i in eachindex(best.z)
         s, z = M.s[i], M.z[i]
-        none = W.polished ? abs(s) <= 100tol && abs(z) <= 100tol :
+        none = W.polished ? abs(s) <= few && abs(z) <= few :
                z <= 100s && s <= 100z && z + s <= small
         W.weak[i] = W.live[i] && W.size.z[i] > 0 && none
         W.active[i] = W.now[i] && !W.weak[i]

@@ -10,7 +10,8 @@ from .._tree import stop_gradient
 from .qp import QPSolution
 from .qp_data import dense
 from .qp_kkt import KKT, KKTSolver
-from .qp_polish import measure, sizes
+from .qp_polish import sizes
+from .qp_strict import shares
 
 
 LARGEST = 5000
@@ -21,7 +22,7 @@ class Certificate(eqx.Module):
 
     `active`, `weak`: dicts of booleans by constraint ("G", "lb", "ub"): rows that hold with
     equality, with a positive multiplier or with none. `margin`: the least sum of slack and
-    multiplier over all inequalities, each relative to the terms it is the sum of; zero
+    multiplier over all inequalities, each relative to what acts on its unknowns; zero
     where strict complementarity fails, infinite without inequalities. `rows`, `rank`: of
     the active constraints, equalities included; they differ where the constraints depend
     on each other (no LICQ) and multipliers are not unique. `positive`, `flat`: how many
@@ -85,8 +86,8 @@ def _certificate(solution: QPSolution) -> Certificate:
     z = jnp.concatenate(
         [solution.z] + [solution.z_lb] * problem.C.lower + [solution.z_ub] * problem.C.upper
     )
-    at = measure(problem, x, y, z, sizes(problem, x))
-    total = jnp.abs(at.s) + jnp.abs(at.z)
+    slack, force = shares(problem, x, y, z, sizes(problem, x).reach)
+    total = jnp.abs(slack) + jnp.abs(force)
     margin = jnp.min(jnp.where(problem.live, total, jnp.inf), initial=jnp.inf)
     eye = jnp.eye(x.size, dtype=x.dtype)
     on = (sets.active | sets.weak)[:, None]

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from .matrices import largest, product, row_extent, tproduct
 from .qp_data import QP
 from .qp_kkt import KKT, Sets, condense, refined, residual
+from .qp_strict import negligible, shares
 
 
 ROUNDS = 6
@@ -78,7 +79,9 @@ def polish(qp: QP, x, y, z, guess, valid) -> Polished:
     z = jnp.where(active, z, keep(jnp.zeros_like(z), z))
     at = measure(qp, x, y, z, size)
     # Slack and multiplier both nothing: to round-off where polished, else of one size.
-    exact = (jnp.abs(at.s) <= 100 * tol) & (jnp.abs(at.z) <= 100 * tol)
+    slack, force = shares(qp, x, y, z, size.reach)
+    few = negligible(z.size, x.dtype)
+    exact = (jnp.abs(slack) <= few) & (jnp.abs(force) <= few)
     small = float(jnp.finfo(x.dtype).eps) ** 0.25
     alike = (at.z <= 1e2 * at.s) & (at.s <= 1e2 * at.z) & (at.z + at.s <= small)
     weak = live & keep(exact, alike)
