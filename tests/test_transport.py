@@ -175,6 +175,23 @@ def test_exact_is_the_linear_programme():
     assert t.stats["margin"] > 1e-3 and t.stats["dual_margin"] > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["plane", "ties", "random"])
+def test_exact_prices_an_assignment_where_masses_are_equal(kind, monkeypatch):
+    """Of an optimal assignment, a basis that is dual feasible: the simplex method's value,
+    and no negative reduced cost."""
+    rng, n = np.random.default_rng(3), 12
+    x, y = rng.normal(size=(2, n, 2))
+    plane = ((x[:, None] - y) ** 2).sum(-1)
+    random = rng.normal(size=(n, n))
+    cost = {"plane": plane, "ties": np.round(random), "random": random}[kind]
+    assert transport_host._matching(cost) is not None
+    t = tr.exact(cost)
+    assert t.status == 0 and t.stats["dual_margin"] > -1e-12
+    np.testing.assert_allclose(n * t.plan, tr.assignment(cost), atol=1e-12)
+    monkeypatch.setattr(transport_host, "_matching", lambda C: None)
+    np.testing.assert_allclose(t.value, tr.exact(cost).value, rtol=1e-12)
+
+
 def test_exact_finds_the_pairs_it_needs(monkeypatch):
     """Large problems start from few pairs; here from too few, which prices then mend."""
     rng = np.random.default_rng(5)

@@ -1,4 +1,4 @@
-"""Linear transport problems on the host: HiGHS' simplex, and the assignment problem.
+"""Linear transport problems on the host: the assignment problem, and HiGHS' simplex.
 
 XLA calls these as it calls the host engine's solves (see `engine/abi.py`): pure functions
 of their arrays, without derivatives of their own, one batch a call.
@@ -74,6 +74,9 @@ def _simplex(C, a, b):
     nothing = np.zeros(n + m - 1, np.int32)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return nothing, Status.nonfinite
+    if n == m and not np.ptp(a) and not np.ptp(b) and np.isfinite(C).all():
+        if (cells := _matching(C)) is not None:
+            return cells, Status.converged
     sums = np.concatenate([a, b])[:-1]  # the last one follows from the others
     tight = {f"{side}_feasibility_tolerance": 1e-10 for side in ("primal", "dual")}
     cells = _candidates(C, a, b)
@@ -101,6 +104,41 @@ def _simplex(C, a, b):
     flow[cells] = result.x
     order = np.lexsort((reduced, -np.where(flow > 1e-12 * a.sum(), flow, 0)))
     return _spanning_tree(order, n, m), Status.converged
+
+
+def _matching(C):
+    """A basis where all masses are equal: the cells of an optimal assignment σ, and those
+    of shortest paths that price it; None where round-off leaves no tree.
+
+    Prices f, g with f_i + g_σ(i) = C_iσ(i) are feasible where f_k - f_i ≤ C_kσ(i) -
+    C_iσ(i): distances from the first row, where the right-hand side is the length of the
+    step from i to k. No cycle is negative, for σ is optimal (Bellman, Ford).
+    """
+    import scipy.optimize as so
+
+    n = len(C)
+    rows, columns = so.linear_sum_assignment(C)
+    lengths = np.ascontiguousarray(C[:, columns].T)
+    lengths -= C[rows, columns][:, None]
+    small = 1e-14 * np.abs(lengths).max(initial=0.0)
+    f, parent, changed = lengths[0].copy(), np.zeros(n, int), rows[1:]
+    for _ in range(n):
+        through = f[changed, None] + lengths[changed]
+        best = through.argmin(0)
+        shorter = through[best, rows] < f - small
+        shorter[0] = False
+        if not shorter.any():
+            break
+        f[shorter] = through[best, rows][shorter]
+        parent[shorter] = changed[best][shorter]
+        changed = np.flatnonzero(shorter)
+    ancestor = parent
+    for _ in range(n.bit_length()):
+        ancestor = ancestor[ancestor]
+    if ancestor.any():
+        return None
+    paths = rows[1:] * n + columns[parent[1:]]
+    return np.sort(np.concatenate([rows * n + columns, paths])).astype(np.int32)
 
 
 WHOLE = 5000  # pairs up to which all of them are taken from the start
