@@ -20,15 +20,16 @@ from .messages import messages
 from .qp_check import definite, prepare
 from .qp_data import QP, dense, programme, scaled
 from .qp_degenerate import Degenerate, differentiable, policy
-from .qp_interior import interior_point
+from .qp_interior import RUNNING, Given, advanced, ended, start
 from .qp_julia import in_julia, julia_optimum
 from .qp_kkt import PSEUDO, Sets
-from .qp_polish import Polished, polish
+from .qp_polish import ROUNDS, Polished, polish
 from .qp_sparse import judged, sparse_optimum, sparse_programme
 
 
 class InteriorPoint(eqx.Module):
-    """A primal-dual interior point method, then an exact step on the active set.
+    """A primal-dual interior point method, then an exact step on the active set, which is
+    first tried early.
 
     `rtol`: relative accuracy of the interior point; what follows it is exact to about 1e-10
     (1e-5 in single precision). `max_steps`: at most. `backend`: "julia", over threads, for
@@ -241,18 +242,41 @@ def _interior(problem: QP, solver: InteriorPoint, start):
     return solve((problem, jnp.asarray(rtol, problem.q.dtype), start))
 
 
-def _in_jax(problem: QP, rtol, start, max_steps: int):
-    warm = None if start is None else _from_start(problem, start)
+def _in_jax(problem: QP, rtol, init, max_steps: int):
+    problem = eqx.tree_at(lambda qp: qp.C, problem, problem.C.both_ways())
     hat, scale = scaled(problem)
-    skip = False if warm is None else warm.polished
-    it = interior_point(hat, rtol, max_steps, skip=skip)
+    early = jnp.maximum(rtol, float(jnp.finfo(rtol.dtype).eps) ** EARLY)
+
+    def attempt(state):
+        """On with the interior point; from near a solution, the step to the exact one."""
+        it, _, last, _ = state
+        given = Given.of(hat, jnp.where(last, rtol, early))
+        it = ended(advanced(given, it, max_steps))
+        near = it.status == Status.converged
+        point = scale.unscale(it.x, it.y, it.z)
+        rounds = jnp.where(last, ROUNDS, 2)
+        best = polish(problem, *point, it.z > it.s, near, rounds)
+        again = near & ~best.polished & ~last
+        on = jnp.where(again, jnp.int32(RUNNING), it.status)
+        return it._replace(status=on), best, jnp.array(True), again
+
+    it = start(Given.of(hat, early))
+    if init is None:
+        cold = jnp.array(True)
+        shapes = jax.eval_shape(attempt, (it, None, cold, cold))[1]
+        best = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    else:
+        best = _from_start(problem, init)
+        cold = ~best.polished
+        it = it._replace(status=jnp.where(cold, it.status, jnp.int32(Status.converged)))
+    state = it, best, jnp.array(False), cold
+    it, best, _, _ = jax.lax.while_loop(lambda state: state[3], attempt, state)
     indefinite = jnp.int32(Status.not_positive_definite)
     status = jnp.where(definite(problem.P), it.status, indefinite)
-    point = scale.unscale(it.x, it.y, it.z)
-    best = polish(problem, *point, it.z > it.s, status == Status.converged)
-    if warm is not None:
-        best = jax.tree.map(lambda a, b: jnp.where(skip, a, b), warm, best)
-    return point, status, it.steps, best
+    return scale.unscale(it.x, it.y, it.z), status, it.steps, best
+
+
+EARLY = 0.32  # of the digits: where the step to the exact solution is tried first
 
 
 def _from_start(problem: QP, start) -> Polished:

@@ -21,11 +21,16 @@ from .matrices import product, tproduct
 
 class Rows(eqx.Module):
     """C. `G`: `(m, n)`, m may be 0; an array or a `SparseOperator`. `lower`, `upper`:
-    whether those blocks are there."""
+    whether those blocks are there. `Gt`: of an array the transpose, if it is at hand; both
+    are kept in a loop, as XLA multiplies rows by rows faster than columns by columns."""
 
     G: Any
     lower: bool = eqx.field(static=True)
     upper: bool = eqx.field(static=True)
+    Gt: Any = None
+
+    def both_ways(self):
+        return Rows(self.G, self.lower, self.upper, self.G.T)
 
     @property
     def m(self) -> int:
@@ -58,8 +63,8 @@ class Rows(eqx.Module):
         """H + Cᵀ diag(w) C, for w ≥ 0."""
         g, low, up = self.split(w)
         if self.m:
-            B = jnp.sqrt(g)[:, None] * self.G
-            H = H + B.T @ B
+            B = (self.G.T if self.Gt is None else self.Gt) * jnp.sqrt(g)
+            H = H + B @ B.T
         if self.lower or self.upper:
             on = (low if self.lower else 0.0) + (up if self.upper else 0.0)
             H = H + jnp.diag(on)
@@ -136,15 +141,16 @@ def scaled(qp: QP) -> tuple[QP, Scale]:
     safe = lambda size: jnp.where(size > 0, jnp.clip(size, 1e-8, 1e8), 1.0)
     y, g = 1 / safe(top(A, 1)), 1 / safe(top(G, 1))
     size = jnp.maximum(top(y[:, None] * A, 0), top(g[:, None] * G, 0))
-    cost = 1 / safe(jnp.maximum(jnp.max(top(P, 0)), jnp.max(jnp.abs(qp.q))))
-    col = 1 / jnp.sqrt(safe(jnp.maximum(size, cost * top(P, 0))))
+    extent = top(P, 1)  # of rows or columns
+    cost = 1 / safe(jnp.maximum(jnp.max(extent), jnp.max(jnp.abs(qp.q))))
+    col = 1 / jnp.sqrt(safe(jnp.maximum(size, cost * extent)))
     A, G, P = y[:, None] * A * col, g[:, None] * G * col, P * col[:, None] * col
     y2, g2 = 1 / safe(top(A, 1)), 1 / safe(top(G, 1))
     q = qp.q * col
     cost = 1 / safe(jnp.maximum(jnp.max(top(P, 0)), jnp.max(jnp.abs(q))))
     bounds = [1 / col] * (qp.C.lower + qp.C.upper)
     row_z = jnp.concatenate([g * g2, *bounds])
-    C = Rows(g2[:, None] * G, qp.C.lower, qp.C.upper)
+    C = Rows(g2[:, None] * G, qp.C.lower, qp.C.upper).both_ways()
     hat = QP(
         cost * P,
         cost * q,

@@ -28,7 +28,7 @@ from ..implicit import Linearisation, attach, borrow
 from .matrices import product, tproduct
 from .pseudo_inverse import close
 from .qp_data import QP, scaled
-from .qp_interior import interior_point
+from .qp_interior import Given, interior_point
 from .qp_kkt import KKT, KKTSolver, Sets, condense, refined, residual
 from .qp_polish import polish
 
@@ -122,7 +122,7 @@ def _sensitivity(K: KKT, b):
     b_x, b_y, b_z = K.split(b)
     problem = QP(K.P, -b_x, K.A, b_y, K.C, b_z, K.weak, K.row & ~K.weak)
     hat, scale = scaled(problem)
-    it = interior_point(hat, float(jnp.finfo(b.dtype).eps) ** 0.55, 60)
+    it = interior_point(Given.of(hat, float(jnp.finfo(b.dtype).eps) ** 0.55), 60)
     there = it.status == Status.converged
     best = polish(problem, *scale.unscale(it.x, it.y, it.z), it.z > it.s, there)
     z = jnp.where(K.row, best.z, b_z)
@@ -134,7 +134,7 @@ def _smoothed(how: Smoothed, problem: QP, point, valid, throw):
     hat, scale = scaled(fixed)
     mu = jnp.asarray(how.mu, problem.q.dtype)
     tol = float(jnp.finfo(mu.dtype).eps) ** 0.6
-    it = interior_point(hat, tol, 60, scale.cost * mu)
+    it = interior_point(Given.of(hat, tol, scale.cost * mu), 60)
     inside = scale.unscale(it.x, it.y, it.z)
     valid = valid & (it.status == Status.converged)
     plan = _plan(_path_matrix, KKTSolver(), throw)

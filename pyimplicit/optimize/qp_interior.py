@@ -49,19 +49,41 @@ def regularisation(dtype) -> float:
     return float(jnp.finfo(dtype).eps) ** 0.5
 
 
-def interior_point(
-    qp: QP, tol, max_steps: int, target: Any = 0.0, skip: Any = False
-) -> Iterate:
+class Given(NamedTuple):
+    """A scaled programme, the part of the condensed matrix that stays, P + ρI + AᵀA/δ, the
+    tolerance, and s z at the point of the central path that is sought."""
+
+    qp: QP
+    H: jax.Array
+    tol: jax.Array
+    target: jax.Array
+
+    @classmethod
+    def of(cls, qp: QP, tol, target: Any = 0.0):
+        eps, dtype = regularisation(qp.q.dtype), qp.q.dtype
+        H = qp.P + eps * jnp.eye(qp.q.size, dtype=dtype)
+        H = H + qp.A.T @ qp.A / eps if qp.b.size else H
+        return cls(qp, H, jnp.asarray(tol, dtype), jnp.asarray(target, dtype))
+
+
+def interior_point(given: Given, max_steps: int) -> Iterate:
     """The solution of a scaled programme to about `tol`, its multipliers and slacks; or the
-    point of its central path where s z = `target`. With `skip` (a boolean) no step.
+    point of its central path where s z = `target`.
 
     `status`: converged, infeasible ((y, z) is then a ray that proves it), unbounded (x is
     one), nonfinite or max_steps_reached.
     """
-    how = jnp.asarray(tol, qp.q.dtype), jnp.asarray(target, qp.q.dtype)
-    it = until_done(_step, lambda it: it.status == RUNNING, max_steps)(
-        (qp, *how), _skipped(_start(qp, *how), skip)
-    )
+    return ended(advanced(given, start(given), max_steps))
+
+
+def advanced(given: Given, it: Iterate, max_steps: int) -> Iterate:
+    """Steps from an iterate whose status is `RUNNING`, till it is another or no more are
+    allowed."""
+    running = lambda it: it.status == RUNNING
+    return until_done(_step, running, max_steps)(given, it)
+
+
+def ended(it: Iterate) -> Iterate:
     ran_out = it.status == RUNNING
     return it._replace(status=jnp.where(ran_out, Status.max_steps_reached, it.status))
 
@@ -69,29 +91,24 @@ def interior_point(
 RUNNING = jnp.int32(-1).item()
 
 
-def _skipped(it: Iterate, skip) -> Iterate:
-    if skip is False:
-        return it
-    return it._replace(status=jnp.where(skip, jnp.int32(Status.converged), it.status))
-
-
-def _start(qp: QP, tol, target) -> Iterate:
+def start(given: Given) -> Iterate:
     """min ½xᵀPx + qᵀx + ½‖C x - d‖² and z = -s = C x - d, both moved inside."""
-    live, fixed, eps = qp.live, qp.fixed, regularisation(qp.q.dtype)
+    qp, dtype = given.qp, given.qp.q.dtype
+    live, fixed, eps = qp.live, qp.fixed, regularisation(dtype)
     w = jnp.where(live, 1.0, jnp.where(fixed, 1 / eps, 0.0))
     d = jnp.where(live | fixed, qp.d, 0.0)
-    x, y, z, _ = _direction(qp, _factor(qp, w), w, qp.q, -qp.b, -w * d)
+    x, y, z, _ = _direction(qp, _factor(given, w), w, qp.q, -qp.b, -w * d)
     s = jnp.where(live, _inside(-z, live), 1.0)
     z = jnp.where(live, _inside(z, live), jnp.where(fixed, z, 0.0))
-    return _iterate(qp, tol, target, (x, y, z, s), jnp.int32(0), 1.0)
+    return _iterate(given, (x, y, z, s), jnp.int32(0), 1.0)
 
 
-def _step(given, it: Iterate) -> Iterate:
-    qp, tol, target = given
+def _step(given: Given, it: Iterate) -> Iterate:
+    qp, target = given.qp, given.target
     live, fixed, eps = qp.live, qp.fixed, regularisation(qp.q.dtype)
     x, y, z, s, r_x, r_y, r_z, _, steps = it
     w = jnp.where(live, z / (s + eps * z), jnp.where(fixed, 1 / eps, 0.0))
-    L = _factor(qp, w)
+    L = _factor(given, w)
     some = jnp.maximum(jnp.sum(live), 1)
     mu = jnp.sum(jnp.where(live, s * z, 0.0)) / some
 
@@ -113,18 +130,16 @@ def _step(given, it: Iterate) -> Iterate:
     near = jnp.where(careful, 0.9, jnp.clip(1 - mu, STEP, FAST))
     alpha = jnp.minimum(1.0, near * most)
     point = x + alpha * dx, y + alpha * dy, z + alpha * dz, s + alpha * ds
-    new = _iterate(qp, tol, target, point, steps + 1, alpha)
+    new = _iterate(given, point, steps + 1, alpha)
     # A step that broke down is not taken.
     bad = new.status == Status.nonfinite
     keep = jax.tree.map(lambda a, b: jnp.where(bad, a, b), it, new)
     return keep._replace(status=new.status)
 
 
-def _factor(qp: QP, w):
+def _factor(given: Given, w):
     """Of P + ρI + AᵀA/δ + Cᵀ diag(w) C."""
-    eps = regularisation(qp.q.dtype)
-    H = qp.P + eps * jnp.eye(qp.q.size, dtype=qp.q.dtype)
-    return cholesky(qp.C.gram(w, H + qp.A.T @ qp.A / eps if qp.b.size else H))
+    return cholesky(given.qp.C.gram(w, given.H))
 
 
 def _direction(qp: QP, L, w, r_x, r_y, t):
@@ -137,8 +152,9 @@ def _direction(qp: QP, L, w, r_x, r_y, t):
     return dx, dy, t + w * Cdx, Cdx
 
 
-def _iterate(qp: QP, tol, target, point, steps, alpha) -> Iterate:
+def _iterate(given: Given, point, steps, alpha) -> Iterate:
     """The iterate at a point: its residuals, and what is to be said of it."""
+    qp, _, tol, target = given
     x, y, z, s = point
     live, fixed = qp.live, qp.fixed
     d = jnp.where(live | fixed, qp.d, 0.0)

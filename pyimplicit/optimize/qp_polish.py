@@ -32,9 +32,9 @@ class Polished(NamedTuple):
     error: jax.Array  # the largest violation of a condition, relative to its terms
 
 
-def polish(qp: QP, x, y, z, guess, valid) -> Polished:
+def polish(qp: QP, x, y, z, guess, valid, rounds: Any = ROUNDS) -> Polished:
     """`guess`: the rows thought active. `valid`: whether (x, y, z) is near a solution; if
-    not nothing is tried."""
+    not nothing is tried. `rounds`: how many sets are tried at most."""
     live, fixed = qp.live, qp.fixed
     tol = float(jnp.finfo(x.dtype).eps) ** 0.65
     size = sizes(qp, x)
@@ -70,7 +70,7 @@ def polish(qp: QP, x, y, z, guess, valid) -> Polished:
     # An array or a `SparseOperator`; only its shape is used, so nothing is computed.
     empty = jax.tree.map(jnp.zeros_like, condense(KKT.of(qp, Sets(guess, none))))
     start = (x, y, z), guess, empty, infinite, jnp.int32(0), ~valid
-    going = lambda c: ~c[5] & (c[4] < ROUNDS)
+    going = lambda c: ~c[5] & (c[4] < rounds)
     point, active, L, error, _, done = jax.lax.while_loop(going, body, start)
     done = done & valid
     keep = lambda a, b: jnp.where(done, a, b)
