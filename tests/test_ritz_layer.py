@@ -11,6 +11,9 @@ import pytest
 
 import pyimplicit as pi
 from pyimplicit import ritz
+from pyimplicit.ritz.functional import Discrete, Functional
+from pyimplicit.ritz.judged import side_by_side
+from pyimplicit.ritz.tangents import tangents
 
 from .layers import broken
 from .ritz_problems import PROBLEMS, Given
@@ -123,14 +126,8 @@ def test_nodes_that_are_too_few_are_seen():
         ritz.Exact(), net, quadrature=ritz.Gauss(4, 1), cutoff=1e-3, optimizer=LM,
         steps=15, report_every=15, fine=slit.gauss(6, 1), throw=False,
     )  # fmt: skip
-    # Each node several times, so that both are one program.
-    again = lambda a, like: jnp.repeat(a, len(like) // len(a), 0) * len(a) / len(like)
-    x = lambda a, like: jnp.repeat(a, len(like) // len(a), 0)
-    few = [
-        ritz.Nodes(x(a.x, b.x), again(a.w, b.w), None if i == 0 else x(a.normal, b.normal))
-        for i, (a, b) in enumerate(zip(slit.gauss(2, 1), good.rule, strict=True))
-    ]
-    few = dataclasses.replace(good, rule=ritz.Rule(*few))
+    rules = side_by_side(slit.gauss(2, 1), slit.gauss(5, 1))  # of one size with the good
+    few = dataclasses.replace(good, rules=rules)
 
     @eqx.filter_jit
     def look(layer, p):
@@ -152,30 +149,92 @@ def test_nodes_that_are_too_few_are_seen():
     assert found.energy < -0.14
 
 
-def test_a_derivative_is_judged_where_the_value_is_right():
-    """At s = 0 a peak between the nodes changes nothing, but its derivative would; the
-    rule has not a node on it. And what it sees well, it may differentiate."""
-    x = INTERVAL.domain.gauss(4, 4).interior.x[:, 0]
-    middle = float(x[5] + x[6]) / 2
-    peak = lambda x: jnp.exp(-(((x[0] - middle) / 0.01) ** 2))
-
-    def layer_of(load):
-        of = lambda s: ritz.poisson(lambda x: 1.0 + s * load(x))
-        return dataclasses.replace(energy_of_one, energy_of=of)
-
-    energy_of_one = ritz.layer(
+@pytest.fixture(scope="module")
+def loaded():
+    """-u'' = 1 + s, trained at s = 0; a peak that no node of the layer is on."""
+    layer, _ = ritz.layer(
         lambda s: ritz.poisson(1.0 + s), jnp.array(0.0), INTERVAL.domain, ritz.Exact(),
         net(), quadrature=ritz.Gauss(4, 4), optimizer=LM, steps=30, report_every=30,
         accuracy=0.02,
-    )[0]  # fmt: skip
-    look = lambda layer: jax.jit(
-        jax.value_and_grad(lambda s: layer(s, jnp.array([[0.3]]))[0])
-    )(0.0)
+    )  # fmt: skip
+    x = INTERVAL.domain.gauss(4, 4).interior.x[:, 0]
+    middle = float(x[5] + x[6]) / 2
+    peak = lambda x: jnp.exp(-(((x[0] - middle) / 0.01) ** 2))
+    return layer, peak
+
+
+def with_source(layer, source, **more):
+    return dataclasses.replace(layer, energy_of=lambda s: ritz.poisson(source(s)), **more)
+
+
+def test_a_derivative_is_judged_where_the_value_is_right(loaded):
+    """At s = 0 a peak between the nodes changes nothing, but its derivative would. And
+    what the rule sees well, it may differentiate."""
+    layer, peak = loaded
+
+    def look(load):
+        of_s = with_source(layer, lambda s: lambda x: 1.0 + s * load(x))
+        return jax.jit(jax.value_and_grad(lambda s: of_s(s, jnp.array([[0.3]]))[0]))(0.0)
+
     exact = 3.0 * 0.3 * (1 - 0.3**2) / 6
-    seen = look(layer_of(lambda x: 3.0 * x[0]))
-    np.testing.assert_allclose(seen, [0.3 * 0.7 / 2, exact], rtol=1e-4)
+    np.testing.assert_allclose(
+        look(lambda x: 3.0 * x[0]), [0.3 * 0.7 / 2, exact], rtol=1e-4
+    )
     with pytest.raises(Exception, match="other nodes"):
-        jax.block_until_ready(look(layer_of(peak)))
+        jax.block_until_ready(look(peak))
+
+
+@pytest.mark.parametrize("n", [2, 20])
+def test_a_derivative_that_is_wrong_in_one_direction_only_is_seen(loaded, n):
+    """Of n parameters each makes the load larger, and one direction across this, (1, -1,
+    …), also a peak between the nodes: for a few parameters and for many."""
+    layer, peak = loaded
+    signs = (-1.0) ** jnp.arange(n)
+
+    @jax.jit
+    def look(peaks):
+        source = lambda s: lambda x: 1.0 + s.sum() * x[0] + peaks * (signs @ s) * peak(x)
+        of_s = with_source(layer, source, throw=False)
+        u = lambda s: of_s(s, jnp.array([[0.3]]))[0]
+        (_, fine), (_, wrong) = (
+            jax.jvp(u, (jnp.zeros(n),), (t,)) for t in (1 + 0 * signs, signs)
+        )
+        return fine, wrong, of_s.coordinates(jnp.zeros(n)).status
+
+    fine, wrong, status = look(0.0)
+    assert int(status) == 0 and abs(float(wrong)) < 1e-10
+    assert float(fine) == pytest.approx(n * 0.3 * (1 - 0.3**2) / 6, rel=1e-4)
+    fine, wrong, status = look(10.0)
+    assert pi.Status(int(status)) == pi.Status.inaccurate
+    assert np.isnan(fine) and np.isnan(wrong)
+
+
+def test_the_first_eigenpair_as_a_layer():
+    """-κu'' + v x u = λu at v = 0: λ = κπ², ∂λ/∂κ = π², ∂λ/∂v = ∫ x u² = 1/2; u = √2 sin πx
+    of norm one, and ∂u/∂v by the other eigenfunctions (Kato's formula); the factor of u
+    that the quotient does not tell makes no trouble."""
+    start = {"kappa": jnp.array(1.0), "v": jnp.array(0.0)}
+    layer, _ = ritz.layer(
+        lambda p: ritz.rayleigh(lambda x: p["v"] * x[0], kappa=p["kappa"]), start,
+        INTERVAL.domain, ritz.Exact(), net(), quadrature=ritz.Gauss(4, 4), optimizer=LM,
+        steps=40, report_every=40, solver=pi.BFGS(),
+    )  # fmt: skip
+
+    @jax.jit
+    def look(p):
+        u = lambda v: layer({**p, "v": v}, X)
+        return jax.value_and_grad(layer.energy)(p), jax.jvp(u, (0.0,), (1.0,))
+
+    (value, slope), (u, t_u) = look({"kappa": jnp.array(1.3), "v": jnp.array(0.0)})
+    sine = lambda k: np.sqrt(2) * np.sin(k * np.pi * np.asarray(X[:, 0]))
+    sign = np.sign(u[0])
+    assert float(value) == pytest.approx(1.3 * np.pi**2, rel=1e-6)
+    assert float(slope["kappa"]) == pytest.approx(np.pi**2, rel=1e-5)
+    assert float(slope["v"]) == pytest.approx(0.5, rel=1e-5)
+    np.testing.assert_allclose(sign * u, sine(1), rtol=1e-4)
+    wanted = sum(8 * k / (k**2 - 1) ** 3 * sine(k) for k in range(2, 20, 2))
+    wanted = wanted / (np.pi**4 * 1.3)
+    np.testing.assert_allclose(sign * t_u, wanted, atol=1e-3 * np.abs(wanted).max())
 
 
 def test_the_report_of_degeneracy(made):
@@ -193,6 +252,25 @@ def test_the_report_of_degeneracy(made):
     assert not lax.degeneracy(wrong).curvature[0] > 0  # or NaN
 
 
+def test_directions_that_two_rules_disagree_on_are_left_out():
+    """Three nodes have little to say of 25 directions: what is kept has the same length on
+    five, to a factor of two; if all are of another length there is no layer."""
+    f = Functional(energy(START), INTERVAL.domain, ritz.Exact(), net())
+    few, more = (INTERVAL.domain.gauss(n, 1) for n in (3, 5))
+    held = tangents(f, side_by_side(few, more), f.theta, 1e-8)
+    gram = jax.jit(
+        lambda rule: held.basis.T @ Discrete(f, rule, 0).gram(f.theta) @ held.basis
+    )
+    rank = held.basis.shape[1]
+    assert held.disputed > 0 and rank == held.above - held.disputed > 0
+    np.testing.assert_allclose(gram(few), np.eye(rank), atol=1e-6)
+    squares = jnp.linalg.eigvalsh(gram(more))
+    assert 0.25 < squares[0] and squares[-1] < 4
+    tripled = few._replace(interior=few.interior._replace(w=9 * few.interior.w))
+    with pytest.raises(ValueError, match="at least one direction"):
+        tangents(f, side_by_side(few, tripled), f.theta, 1e-8)
+
+
 def test_parameters_from_data(made):
     """κ and c from five values of u that another formula gave."""
     truth = {"kappa": jnp.array(0.8), "c": jnp.array(4.0)}
@@ -207,7 +285,7 @@ def test_a_family_as_an_equilibrium(made):
     """The same family as a DEQ, y = y - s ∂I/∂y by Anderson's iteration: the layer's
     coordinates, and the closed form's values and slopes."""
     cell = lambda y, p: y - 0.7 * jax.grad(made.value)(y, p)
-    rank = made.basis.shape[1]
+    rank = made.tangents.basis.shape[1]
 
     @jax.jit
     def look(c):
@@ -284,6 +362,8 @@ CALL: Any = ritz.layer
         (lambda: ritz.layer(energy, START, INTERVAL.domain,
                             ritz.Penalty(weight=lambda i: 1.0 + i), model=net()),
          "one energy"),
+        (lambda: ritz.layer(lambda p: ritz.rayleigh(against=(lambda x: x[0],)), START,
+                            INTERVAL.domain, model=net()), "up to a factor"),
         (lambda: ritz.Family("interval", [0], [1]), "about a domain"),  # type: ignore[arg-type]
         (lambda: ritz.Family(INTERVAL.domain, [1], [0]), "lower < upper"),
         (lambda: ritz.layer(energy, START, INTERVAL.domain,

@@ -54,7 +54,7 @@ from .features import (
     Periodic as Periodic,
     Singular as Singular,
 )
-from .layer import Degeneracy as Degeneracy, Layer as Layer, layer as layer
+from .layer import Layer as Layer, layer as layer
 from .models import MLP as MLP, ReLU3 as ReLU3, count as count
 from .multipliers import (
     AugmentedLagrangian as AugmentedLagrangian,
@@ -79,3 +79,4 @@ from .resampled import Adaptive as Adaptive, Importance as Importance
 from .residuals import fosls as fosls, pinn as pinn
 from .result import Report as Report, RitzError as RitzError, RitzResult as RitzResult
 from .solve import solve as solve
+from .tangents import Degeneracy as Degeneracy

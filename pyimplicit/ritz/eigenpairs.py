@@ -136,4 +136,5 @@ def ground_state(factor: Callable, potential: Any = 0.0) -> Energy:
         density,
         combine=lambda integrals: integrals[0] / integrals[1],
         curvature=lambda integrals: jnp.array([1.0, 0.0]) / integrals[1],
+        mass=lambda integrals: integrals[1],
     )

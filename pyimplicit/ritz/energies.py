@@ -25,6 +25,8 @@ class Energy(eqx.Module):
     - `jet`: what the density gets after x; `ritz.jets.first`, or `jets.with_laplacian`,
       e.g. for the residual ½ (Δu + f)² of a PINN.
     - `combine`: from the integrals `(k,)` to the energy; the integral itself if None.
+    - `mass`: from the integrals to ∫u², of energies that do not change if u is multiplied
+      by a number: what `layer` makes one.
     - `curvature`: from the integrals to the coefficients `(k,)` of the second variations
       of the integrands in the metric of a natural gradient; the gradient of `combine` if
       None.
@@ -35,6 +37,7 @@ class Energy(eqx.Module):
     jet: Callable = eqx.field(static=True, default=jets.first)
     combine: Callable | None = None
     curvature: Callable | None = None
+    mass: Callable | None = None
 
     def __check_init__(self):
         if not callable(self.density):
@@ -215,7 +218,9 @@ def rayleigh(
             size = size - B[0, 1:] @ jnp.linalg.solve(B[1:, 1:], B[1:, 0])
         return jnp.zeros_like(integrals).at[0].set(1 / size)
 
-    return Energy(density, combine=combine, curvature=curvature)
+    # Less its projection u has another: only without one is this the eigenfunction's.
+    mass = None if k else lambda integrals: integrals[1]
+    return Energy(density, combine=combine, curvature=curvature, mass=mass)
 
 
 def _traction(traction) -> Callable | None:

@@ -156,12 +156,14 @@ class Discrete:
             yield f.boundary_jet, f.boundary_density, (*self.rule.boundary, self.data)
 
     def square(self, theta: jax.Array) -> jax.Array:
-        """D²I[u, u] without the boundary: of quadratic energies |u|², the energy norm."""
-        jet, density, (x, w, n, data) = next(self._parts(theta))
+        """D²I[u, u] without the boundary: of quadratic energies |u|², the energy norm. Its
+        derivative is 2 D²I[u, ∂u/∂θ]: D²I does not move with θ."""
+        here = jax.lax.stop_gradient(theta)
+        jet, density, (x, w, n, data) = next(self._parts(here))
 
         def at_node(x, w):
             q = jets.flat(jet(theta, x))
-            return w * (q @ _curvature(jet, density, theta, x, n, data) @ q)
+            return w * (q @ _curvature(jet, density, here, x, n, data) @ q)
 
         return summed(at_node, (x, w), self.functional.chunk)
 

@@ -19,7 +19,7 @@ So each solve is judged on other nodes (`judged`).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -36,10 +36,11 @@ from .boundary import AbstractBoundary, Exact
 from .domains import AbstractDomain, Rule
 from .energies import as_energy
 from .functional import Discrete, Functional
-from .judged import apart
+from .judged import apart, side_by_side
 from .quadrature import AbstractQuadrature, Gauss, other, usual
 from .result import RitzResult
 from .solve import solve
+from .tangents import Degeneracy, Tangents, tangents
 
 
 APART = (
@@ -48,27 +49,6 @@ APART = (
     "larger `cutoff` (near singularities 1e-4); (b) parameters far from those of the "
     "training; (c) the rule is as good as you need it: raise `accuracy`"
 )
-
-
-class Degeneracy(NamedTuple):
-    """How well the layer is determined at some p.
-
-    `parameters`: of the network. `rank`: directions that are kept. `kept`, `dropped`: the
-    least eigenvalue of G that is kept and the largest that is not, as parts of the largest
-    of all. `curvature`: the least and the largest eigenvalue of the Hessian in y; near 1
-    if the family is nearly flat, and not positive, or NaN, if the point is no minimum: then
-    do not use its derivatives. `missed`: ½ Σ gᵢ²/λᵢ over what was dropped, the energy that
-    these directions might have gained (λᵢ taken at least 1e-15 of the largest).
-    `apart`: by how much other nodes differ, see `accuracy` of `layer`.
-    """
-
-    parameters: int
-    rank: int
-    kept: float
-    dropped: float
-    curvature: tuple[float, float]
-    missed: float
-    apart: float
 
 
 class Layer(eqx.Module):
@@ -89,10 +69,8 @@ class Layer(eqx.Module):
     boundary_of: Callable
     domain: AbstractDomain = eqx.field(static=True)
     model: Any
-    rule: Rule
-    check: Rule
-    basis: jax.Array
-    spectrum: jax.Array
+    rules: Rule
+    tangents: Tangents
     solver: Any
     adjoint: AbstractAdjoint
     max_steps: int = eqx.field(static=True)
@@ -103,6 +81,11 @@ class Layer(eqx.Module):
     def __hash__(self):
         """By identity: `jax.jit(layer.solve)` asks for it."""
         return id(self)
+
+    @property
+    def rule(self) -> Rule:
+        """The nodes that the layer is a minimum on; `rules` has others beside them."""
+        return jax.tree.map(lambda a: a[0], self.rules)
 
     def functional(self, params) -> Functional:
         """The energy with these parameters."""
@@ -121,12 +104,12 @@ class Layer(eqx.Module):
 
     def _theta(self, y):
         model = jax.lax.stop_gradient(eqx.filter(self.model, eqx.is_inexact_array))
-        return ravel_pytree(model)[0] + self.basis @ y
+        return ravel_pytree(model)[0] + self.tangents.basis @ y
 
     def coordinates(self, params) -> Solution:
         """The minimiser y, `(rank,)`, in the energy norm's own units. `stats` has
         "apart", the largest relative difference to what other nodes give."""
-        start = jnp.zeros(self.basis.shape[1], self.basis.dtype)
+        start = jnp.zeros(self.tangents.basis.shape[1], self.tangents.basis.dtype)
         y, status, stats = minimize(
             self.value, start, params, solver=self.solver, adjoint=self.adjoint,
             max_steps=self.max_steps, throw=self.throw,
@@ -144,23 +127,26 @@ class Layer(eqx.Module):
         params = jax.tree.map(
             lambda a: jnp.asarray(a) if eqx.is_array_like(a) else a, params
         )
-        on = lambda rule: stop_gradient(
-            eqx.filter_closure_convert(lambda y, p: self.value(y, p, rule), y, params)
-        )
-        y, params, f = stop_gradient((y, params, self.functional(params)))
+        value = eqx.filter_closure_convert(self.value, y, params, self.rule)
+        value, y, params, f = stop_gradient((value, y, params, self.functional(params)))
         square = Discrete(f, self.rule, 0).square(self._theta(y))
         # Functions that are smaller than what a rounding error of θ makes are zero.
-        least = jnp.finfo(y.dtype).eps * self.spectrum[-1]
+        least = jnp.finfo(y.dtype).eps * self.tangents.spectrum[-1]
         size = jnp.sqrt(jnp.maximum(jnp.abs(square), least))
-        return stop_gradient(apart(on(self.rule), on(self.check), y, params, size))
+        return stop_gradient(apart(value, self.rules, y, params, size))
 
     def solve(self, params) -> Solution:
         y, status, stats = self.coordinates(params)
         return Solution(self._theta(y), status, stats)
 
     def field(self, params) -> Callable:
-        """x -> u at one point."""
-        return self.functional(params).field(self.solve(params).value)
+        """x -> u at one point; of energies with a `mass`, u of mass one on the rule."""
+        f, theta = self.functional(params), self.solve(params).value
+        u = f.field(theta)
+        if f.energy.mass is None:
+            return u
+        size = jnp.sqrt(f.energy.mass(f.integrals(theta, self.rule.interior)))
+        return lambda x: u(x) / size
 
     def __call__(self, params, x: jax.Array) -> jax.Array:
         return jax.vmap(self.field(params))(x)
@@ -181,17 +167,18 @@ class Layer(eqx.Module):
             g = jax.grad(problem.value)(theta)
             values, vectors = jnp.linalg.eigh(problem.gram(theta))
             floor = jnp.maximum(values, 1e-15 * values[-1])
-            left = jnp.arange(len(values)) < len(values) - len(y)
+            left = jnp.arange(len(values)) < len(values) - self.tangents.above
             missed = 0.5 * jnp.sum(jnp.where(left, (vectors.T @ g) ** 2 / floor, 0.0))
             return jnp.linalg.eigvalsh(H), missed, stats["apart"]
 
         curvature, missed, off = look(self, params)
-        p, r = self.basis.shape
-        parts = self.spectrum / self.spectrum[-1]
-        dropped = float(parts[p - r - 1]) if p > r else 0.0
+        held = self.tangents
+        (p, r), parts = held.basis.shape, held.spectrum / held.spectrum[-1]
+        below = p - held.above
+        dropped = float(parts[below - 1]) if below else 0.0
         ends = float(curvature[0]), float(curvature[-1])
-        kept = float(parts[p - r])
-        return Degeneracy(p, r, kept, dropped, ends, float(missed), float(off))
+        kept, off = float(parts[below]), float(off)
+        return Degeneracy(p, r, kept, dropped, ends, float(missed), off, held.disputed)
 
 
 def layer(
@@ -229,12 +216,23 @@ def layer(
     - `accuracy`: by how much u and its derivatives may differ between the nodes of
       `quadrature` and others, relative, in the energy norm; where it is more the solve has
       failed. An estimate: one Newton step on other nodes (as many, at other places), for u
-      and for its derivative along one direction of the parameters.
+      and for its derivative along each of up to eight parameters, and along four mixtures
+      of all if there are more: what is wrong with one of many counts as a part of these.
+      Not seen: derivatives by arrays that `energy` closes over; second ones; what none of
+      the nodes sees; and what the family lacks.
     - `options`: of `solve`, for the training.
 
     **Returns:** the `Layer`, and the `RitzResult` of the training.
 
     For parameters far from `params` a conditioned network may serve better: `Family`.
+
+    *Eigenvalues:* with `rayleigh` or `ground_state`, `energy(params)` is the least one,
+    which must be simple, and u has ∫u² = 1, with the sign that it was trained to.
+
+    *Multipliers* have no layer: the saddle point of u and λ is determined only where the
+    boundary values of the kept directions are richer than the space of λ (the inf-sup
+    condition), which no space is for all networks; `Exact` and `Nitsche` hold the same
+    values with u alone.
     """
     if not callable(energy):
         raise TypeError(
@@ -259,22 +257,32 @@ def layer(
     held = boundary
     boundary_of = (lambda p: held) if isinstance(held, AbstractBoundary) else held
     start = as_energy(energy(params)), domain, boundary_of(params)
-    if getattr(start[2], "moving", False):
-        raise ValueError(
-            "`layer(boundary=...)` must not change from step to step: the layer is the "
-            f"minimum of one energy.\nGot {start[2]!r}.\nTake ritz.Exact, ritz.Nitsche, or "
-            "ritz.Penalty with a number as weight."
-        )
+    _check(*start[::2])
     found = solve(*start, model, quadrature=quadrature, chunk=chunk, **options)
     rule = quadrature.rule(domain, jax.random.key(0))
     check = other(quadrature).rule(domain, jax.random.key(1))
+    rules = side_by_side(rule, check)
     f = Functional(*start, found.model, chunk)
-    gram = jax.jit(lambda theta: Discrete(f, rule, 0).gram(theta))
-    values, vectors = jnp.linalg.eigh(gram(found.theta))
-    kept = values > cutoff * values[-1]
-    basis = vectors[:, kept] / jnp.sqrt(values[kept])
     made = Layer(
-        energy, boundary_of, domain, found.model, rule, check, basis, values, solver,
-        adjoint, max_steps, throw, accuracy, chunk,
+        energy, boundary_of, domain, found.model, rules,
+        tangents(f, rules, found.theta, cutoff), solver, adjoint, max_steps, throw,
+        accuracy, chunk,
     )  # fmt: skip
     return made, found
+
+
+def _check(energy, boundary) -> None:
+    """Refuses energies and treatments that have no layer."""
+    if getattr(boundary, "moving", False):
+        raise ValueError(
+            "`layer(boundary=...)` must not change from step to step: the layer is the "
+            f"minimum of one energy.\nGot {boundary!r}.\nTake ritz.Exact, ritz.Nitsche, or "
+            "ritz.Penalty with a number as weight."
+        )
+    if energy.combine is not None and energy.mass is None:
+        raise ValueError(
+            "`layer(energy)` must say what u is up to a factor, if it combines integrals.\n"
+            "Got an energy with `combine` and without `mass`: ritz.rayleigh(against=...), "
+            "or one of your own.\nTake ritz.rayleigh or ritz.ground_state for the first "
+            "pair, or give `Energy(mass=...)`."
+        )
