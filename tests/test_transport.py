@@ -241,6 +241,8 @@ def test_exact_edges():
     assert t.stats["margin"][0] < 1e-12
     np.testing.assert_allclose(t.value[2], (5 + 1 + 2) / 3, rtol=1e-12)
     assert jnp.isnan(t.plan[1]).all() and jnp.isfinite(t.f[2]).all()
+    slope = jax.jit(jax.grad(lambda C: tr.exact(C, throw=False).value))
+    assert jnp.isnan(slope(none)[:, 0]).all() and jnp.isfinite(slope(C[:, :3])).all()
     other = run(jnp.stack([C[:, :3], C[:, 1:], C[:, :3]]))
     np.testing.assert_array_equal(t.plan[0], other.plan[0])
     with pytest.raises(FAILURE, match="forbidden pair"):

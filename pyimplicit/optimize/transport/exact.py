@@ -4,7 +4,8 @@ r"""Optimal transport without regularisation: a linear program.
 
 The simplex method says which n + m - 1 cells form an optimal basis (a spanning tree of
 rows and columns). On it everything is a formula: the flow solves B P_B = (a, b), the
-potentials Bᵀ(f, g) = C_B. JAX differentiates those.
+potentials Bᵀ(f, g) = C_B, and the inverse of B says by which paths of the tree: its
+entries are 0 and ±1. JAX differentiates two products with it.
 """
 
 import equinox as eqx
@@ -14,7 +15,6 @@ import jax.numpy as jnp
 from ..._status import Status
 from ..._tree import stop_gradient
 from ...engine.failure import fail_unless_zero
-from ...linear.linear_solve import linear_solve
 from .host import transport_vertex
 from .marginals import problem
 from .sinkhorn import Transport
@@ -58,21 +58,15 @@ def exact(cost, a=None, b=None, *, throw: bool = True) -> Transport:
 @eqx.filter_jit
 def _exact(C, a, b, throw):
     n, m = C.shape
-    cells, code = transport_vertex(*stop_gradient((C, a, b)))
+    cells, paths, code = transport_vertex(*stop_gradient((C, a, b)))
     if throw:
         messages = tuple(f"pyimplicit.transport.exact: {_message(s)}" for s in Status)
-        cells = fail_unless_zero(cells, code, messages)
-    ok = code == 0
-    # A failed solve has no tree; any one will do for NaN to come out.
-    star = jnp.concatenate([jnp.arange(m), m * jnp.arange(1, n)]).astype(cells.dtype)
-    cells = jnp.where(ok, cells, star)
+        cells, paths = fail_unless_zero((cells, paths), code, messages)
     i, j = cells // m, cells % m
     # Where forbidden pairs cut the problem in parts, one of them (flow 0) joins two.
     costs = jnp.where(jnp.isfinite(C[i, j]), C[i, j], 0)
-    one = jnp.arange(n + m - 1)
-    B = jnp.zeros((n + m, n + m - 1), C.dtype).at[i, one].set(1).at[n + j, one].set(1)[:-1]
-    flow = linear_solve(B, jnp.concatenate([a, b])[:-1], throw=throw)
-    dual = linear_solve(B.T, costs, throw=throw)
+    flow = jnp.concatenate([a, b])[:-1] @ paths
+    dual = paths @ costs
     f, g = dual[:n], jnp.append(dual[n:], jnp.zeros((), C.dtype))
     still = stop_gradient(flow)
     flow = flow + stop_gradient(jnp.maximum(still, 0) - still)  # round-off only
@@ -83,7 +77,10 @@ def _exact(C, a, b, throw):
         "margin": jnp.min(still) / jnp.sum(stop_gradient(a)),
         "dual_margin": jnp.min(stop_gradient(reduced)),
     }
-    P, f, g, value = jax.tree.map(lambda x: jnp.where(ok, x, jnp.nan), (P, f, g, value))
+    # 0, or NaN with a derivative that is NaN in everything.
+    given = jnp.sum(jnp.where(jnp.isfinite(C), C, 0)) + jnp.sum(a) + jnp.sum(b)
+    none = jnp.where(code == 0, jnp.zeros((), C.dtype), jnp.nan) * given
+    P, f, g, value = jax.tree.map(lambda x: x + none, (P, f, g, value))
     return Transport(P, f, g, value, code, stats)
 
 

@@ -9,6 +9,7 @@ import functools
 import jax
 import numpy as np
 import scipy.sparse as sp
+import scipy.sparse.csgraph as csgraph
 
 from ..._status import Status
 from ...engine import abi
@@ -16,11 +17,14 @@ from ...engine.call import call
 
 
 def transport_vertex(C, a, b):
-    """`(basis, status)`: the n + m - 1 cells of an optimal basis, as `i m + j`, sorted."""
+    """`(basis, paths, status)`: the n + m - 1 cells of an optimal basis, as `i m + j`,
+    sorted, and the inverse of their incidence matrix, see `_paths`."""
     n, m = C.shape
-    cells = jax.ShapeDtypeStruct((n + m - 1,), np.int32)
+    size = n + m - 1
+    cells = jax.ShapeDtypeStruct((size,), np.int32)
+    paths = jax.ShapeDtypeStruct((size, size), C.dtype)
     code = jax.ShapeDtypeStruct((), np.int32)
-    return call(_target("transport", _transport), C, a, b, out=[cells, code])
+    return call(_target("transport", _transport), C, a, b, out=[cells, paths, code])
 
 
 def assignment_columns(C):
@@ -39,10 +43,11 @@ def _target(name: str, handler) -> str:
 
 def _transport(inputs, outputs, attributes) -> None:
     del attributes
-    (C, a, b), (basis, status) = inputs, outputs
+    (C, a, b), (basis, paths, status) = inputs, outputs
     for at in np.ndindex(status.shape):
-        cells, status[at] = _simplex(*(_sample(x, at) for x in (C, a, b)))
-        basis[at] = cells
+        basis[at], status[at] = _simplex(*(_sample(x, at) for x in (C, a, b)))
+        found = status[at] == Status.converged
+        paths[at] = _paths(basis[at], a.shape[-1], b.shape[-1]) if found else 0
 
 
 def _assignment(inputs, outputs, attributes) -> None:
@@ -139,6 +144,24 @@ def _matching(C):
         return None
     paths = rows[1:] * n + columns[parent[1:]]
     return np.sort(np.concatenate([rows * n + columns, paths])).astype(np.int32)
+
+
+def _paths(cells, n: int, m: int):
+    """R, with f, g = R C_B and the flow Rᵀ (a, b); of sums and prices the last column's is
+    left out. The basis is a tree: f_i = C_ij - g_j down its edges, from g_m = 0."""
+    ends, root = (cells // m, n + cells % m), n + m - 1
+    weights = np.arange(1, cells.size + 1)
+    tree = sp.coo_array((weights, ends), (n + m, n + m)).tocsr()
+    order, parent = csgraph.breadth_first_order(tree, root, directed=False)
+    edge = np.zeros(n + m, int)
+    for node, other in (ends, ends[::-1]):
+        down = parent[node] == other
+        edge[node[down]] = np.flatnonzero(down)
+    R = np.zeros((n + m, cells.size))
+    for v in order[1:]:
+        np.negative(R[parent[v]], out=R[v])
+        R[v, edge[v]] += 1
+    return R[:-1]
 
 
 WHOLE = 5000  # pairs up to which all of them are taken from the start
