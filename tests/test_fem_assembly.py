@@ -136,6 +136,24 @@ def test_operators_equal_their_forms(engine, name):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * scale)
 
 
+def test_third_derivatives_in_the_points(engine):
+    """Of κ/h, the entry of one interval; Julia's own rules end at the second."""
+    V = FunctionSpace(Mesh.interval(1, 2.0))
+
+    def entry(h, kappa):
+        points = jnp.stack([0.0 * h, h])[:, None]
+        return fem.diffusion_values(V, kappa[None], points=points)[0]
+
+    forward = jax.jacfwd(jax.jacfwd(jax.jacfwd(entry)))
+    back = jax.grad(jax.grad(jax.grad(entry)))
+    batch = jax.vmap(jax.grad(forward, 1), (None, 0))
+    h, kappa = jnp.float64(2.0), jnp.float64(3.0)
+    run = jax.jit(lambda: (forward(h, kappa), back(h, kappa), batch(h, jnp.ones(2))))
+    *third, slopes = run()
+    np.testing.assert_allclose(third, [-6 * kappa / h**4] * 2, rtol=1e-12)
+    np.testing.assert_allclose(slopes, [-6 / h**4] * 2, rtol=1e-12)
+
+
 def test_a_coefficient_that_the_form_closes_over():
     """In a linear problem; and two forwards before one backward."""
     V = FunctionSpace(MESHES["triangles"])

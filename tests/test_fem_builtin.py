@@ -1,13 +1,25 @@
 """Problems made of built-in operators are assembled by loops, and equal their forms."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pyimplicit import fem
-from pyimplicit.fem import FunctionSpace, Mesh, Problem, boundary, loops
+from pyimplicit.fem import (
+    FunctionSpace,
+    Mesh,
+    Problem,
+    boundary,
+    dot,
+    grad,
+    loops,
+    recognise,
+)
 from pyimplicit.fem.models import solid
+from pyimplicit.fem.operations import Kind, kinds
 
 from .test_mesh import skewed
 
@@ -17,6 +29,7 @@ SCALAR, VECTOR = FunctionSpace(MESH), FunctionSpace(MESH, components=2)
 RNG = np.random.default_rng(0)
 CELLS = RNG.uniform(1, 2, MESH.n_cells)
 NODES = RNG.uniform(1, 2, MESH.n_points)
+BOUNDARY = {"q": CELLS, "a": 1.5, "g": -2.0}
 CONDITIONS = {"neumann": {"top": "q"}, "robin": {"right": ("a", "g")}}
 FIXED = {"left": 0.0}
 
@@ -29,19 +42,37 @@ def plate(**how):
     return fem.models.elasticity(VECTOR, FIXED, force="f", **how, **CONDITIONS)
 
 
+def written(form):
+    """A problem of a form that somebody wrote."""
+    return Problem(SCALAR, form, FIXED, **CONDITIONS)
+
+
 def as_forms(problem):
-    """The same problem of plain functions, for which there are no loops."""
+    """The same problem of plain functions."""
     plain = lambda form: lambda u, v, w: form(u, v, w)
     inside, *outside = problem.pieces
     boundary = {p.boundary: plain(p.form) for p in outside}
-    return Problem(problem.V, plain(inside.form), FIXED, boundary=boundary, structure="spd")
+    how = problem.structure
+    return Problem(problem.V, plain(inside.form), FIXED, boundary=boundary, structure=how)
+
+
+@contextlib.contextmanager
+def no_loops():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recognise, "matrix_and_residual", lambda *_: None)
+        yield
+
+
+def everything(u, v, w):
+    flux = w.k * w.x[0] * grad(u) + w.K @ grad(u)
+    return dot(flux, grad(v)) + (dot(w.b, grad(u)) + w.m * w.h * u - w.x[1]) * v
 
 
 # name: (problem, coefficients)
 CASES = {
     "diffusion": (
         poisson(),
-        {"kappa": NODES, "f": 2.0, "q": CELLS, "a": 1.5, "g": -2.0},
+        {"kappa": NODES, "f": 2.0} | BOUNDARY,
     ),
     "elasticity": (
         plate(plane="stress"),
@@ -58,6 +89,24 @@ CASES = {
         plate(),
         {"E": 2.0, "nu": 0.3, "f": 0.0, "q": lambda x: x, "a": NODES, "g": 1.0}
         | {"f": fem.cellwise(np.stack([CELLS, -CELLS], axis=1))},
+    ),
+    "written": (
+        written(everything),
+        {
+            "k": NODES,
+            "K": fem.cellwise(np.eye(2) + CELLS[:, None, None] * [[0, 0.5], [-0.25, 1]]),
+            "b": fem.cellwise(np.stack([CELLS, -CELLS], axis=1)),
+            "m": 3.0,
+        }
+        | BOUNDARY,
+    ),
+    "plain": (
+        written(lambda u, v, w: dot(w.k * grad(u), grad(v)) / 2 + (u - w.f) * v),
+        {"k": NODES, "f": CELLS} | BOUNDARY,
+    ),
+    "advection": (  # the upwind term has a matrix for each cell
+        fem.models.advection_diffusion(SCALAR, FIXED, **CONDITIONS),
+        {"kappa": 0.1, "b": fem.constant([2.0, 1.0]), "f": CELLS} | BOUNDARY,
     ),
 }
 
@@ -85,7 +134,12 @@ def test_problems_equal_their_forms(engine, name):
         slopes = jax.vjp(solve, *at)[1](jnp.cos(jnp.arange(u.size)).reshape(u.shape))
         return u, du, slopes
 
-    found, expected = jax.jit(lambda: (of(problem), of(other)))()
+    def both():
+        found = of(problem)
+        with no_loops():
+            return found, of(other)
+
+    found, expected = jax.jit(both)()
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         scale = float(np.max(np.abs(b), initial=1e-3))
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11 * scale)
@@ -107,8 +161,70 @@ def test_the_loops_are_used(monkeypatch):
         "diffusion": [("Diffusion", None), *robin],
         "elasticity": [("Elasticity", None), *robin],
         "partly": [("Elasticity", None)],
+        "written": [(name, None) for name in ("Advection", "Mass", "TensorDiffusion")]
+        + robin,
+        "plain": [(n, None) for n in ("Diffusion", "Load", "Mass")] + robin,
+        "advection": [("Advection", None), ("TensorDiffusion", None), *robin],
     }
     for name, (problem, coefficients) in CASES.items():
         used.clear()
         jax.eval_shape(lambda c=coefficients, p=problem: p.matrix(c)[0])
         assert used == wanted[name], name
+
+
+def other_forms():
+    """Forms with what the loops do not have, though they are linear."""
+    wind = fem.cellwise(np.stack([CELLS, -CELLS], axis=1))
+    plain = lambda u, v: dot(grad(u), grad(v))
+    yield lambda u, v, w: plain(u, v) + w.x[0] * u * v, {}
+    yield lambda u, v, w: plain(u, v) + w.m * u * v, {"m": NODES}
+    yield lambda u, v, w: plain(u, v) + dot(w.b, grad(u)) * v, {"b": lambda x: x}
+    yield lambda u, v, w: plain(u, v) + dot(w.b, grad(v)) * u, {"b": wind}
+
+
+def test_other_forms_are_left_alone():
+    for form, coefficients in other_forms():
+        assert not built_in(Problem(SCALAR, form), coefficients)
+    form = lambda u, v, w: u * v
+    assert built_in(Problem(SCALAR, form), {})
+    once = FunctionSpace(MESH, degree=1)  # whose quadrature is not exact for it
+    assert not built_in(Problem(once, form), {})
+    assert not built_in(Problem(VECTOR, lambda u, v, w: dot(u, v)), {})
+
+
+def built_in(problem, coefficients):
+    used = []
+    with pytest.MonkeyPatch.context() as patch:
+        assemble = lambda *a, **k: used.append(a[1]) or 0.0
+        patch.setattr(recognise.loops, "assemble", assemble)
+        jax.eval_shape(lambda: problem.matrix(coefficients)[0])
+    return used
+
+
+def test_what_operations_say():
+    p, K, s = jnp.ones((1, 2)), jnp.ones((2, 2)), jnp.float64(2.0)
+    expected = {
+        Kind.ZERO: [lambda p: jnp.zeros(2)],
+        Kind.UNIFORM: [lambda p: s * jnp.ones(2)],
+        Kind.FREE: [lambda p: K[0] - 1],
+        Kind.MULTIPLE: [
+            lambda p: s * p,
+            lambda p: (p[0] / s + jax.jit(lambda p: -s * p)(p[0]))[:, None],
+            lambda p: p + 0.0,
+        ],
+        Kind.VANISHES: [
+            lambda p: K @ p[0],
+            lambda p: jnp.full((2, 2), s) @ p[0],
+            lambda p: K[0] * p,
+            lambda p: jnp.sum(p),
+        ],
+        Kind.ANY: [
+            lambda p: p + 1,
+            lambda p: p * p,
+            lambda p: s / p,
+            lambda p: jnp.where(p > 0, p, 2 * p),
+        ],
+    }
+    for kind, functions in expected.items():
+        for i, f in enumerate(functions):
+            assert kinds(lambda p, f=f: f(p), p, (Kind.MULTIPLE,)) == [kind], (kind, i)

@@ -57,6 +57,12 @@ class Factor:
     nbytes: int = 0
     judged: bool = True  # its pivots were
 
+    @functools.cached_property
+    def norms(self) -> tuple[float, float]:
+        """The largest row sum of |A|, and of its transpose."""
+        size = abs(self.A)
+        return size.sum(1).max(), size.sum(0).max()
+
     def solve(self, b: np.ndarray, transpose: bool) -> np.ndarray:
         """Solves with `b` of shape `(n, k)`."""
         if self.lu is None:
@@ -197,7 +203,7 @@ def solve(factor: Factor, b: np.ndarray, transpose: bool):
     finite = np.isfinite(b).all(0)
     b = np.where(finite, b, 0)
     A = factor.A.T if transpose else factor.A
-    norm = abs(A).sum(1).max()
+    norm = factor.norms[transpose]
     x = factor.solve(b, transpose)
     for attempt in range(2):
         r = b - A @ x

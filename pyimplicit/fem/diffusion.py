@@ -16,8 +16,7 @@ class Diffusion:
 
     `coefficient`: the name of κ > 0. [flux / gradient, e.g. W m⁻¹ K⁻¹] `source`: the
     name of f, if there is one. [flux / length] It is a form like any other, and for P1 is
-    also assembled by `pyimplicit.fem.loops`: the same numbers sooner. There the second
-    derivative in the points of a mesh is the last one that Julia has.
+    also assembled by `pyimplicit.fem.loops`: the same numbers sooner.
 
     *Derivative* in κ: κ̄_c = -∫_c ∇u·∇λ per cell, with A λ = ū.
     """

@@ -55,12 +55,9 @@ def assemble(
         return loop.julia(at, theta)
     if points is None and theta.shape[1] == 1:
         return loop.product(theta[:, 0])
-    if points is None:
-        measure, gradients = (a.astype(theta.real.dtype) for a in loop.geometry())
-    else:
-        measure, gradients = simplices(points[on_device(loop.nodes)])
-    element = _ELEMENTS[operator](measure, gradients, theta, V.components)
-    return scatter(element, loop.device_places(), loop.size)
+    if points is not None:
+        return loop.formula(points, theta)
+    return loop.sum(*(a.astype(theta.real.dtype) for a in loop.geometry()), theta)
 
 
 class _Loop:
@@ -89,21 +86,32 @@ class _Loop:
                 self.places = np.searchsorted(rows * V.size + cols, key)
         self._cache: dict = {}
 
+    def formula(self, points, theta):
+        """The entries in JAX, from the points of the mesh and the coefficients."""
+        return self.sum(*simplices(points[on_device(self.nodes)]), theta)
+
+    def sum(self, measure, gradients, theta):
+        element = _ELEMENTS[self.operator](measure, gradients, theta, self.V.components)
+        (places,) = self._kept("places", lambda: [self.places])
+        return scatter(element, places, self.size)
+
     @property
     def julia(self):
         if "julia" not in self._cache:
+            V = self.V
+            d, c = V.mesh.dim, V.components
+            several = {"TensorDiffusion": d * d, "Advection": d, "Elasticity": 2, "Load": c}
             self._cache["julia"] = engine.julia.assembly(
                 self.operator,
-                self.V.components,
+                c,
                 self.nodes,
                 self.places,
                 self.size,
-                self.V.mesh.points.shape,
+                V.mesh.points.shape,
+                several.get(self.operator, 1),
+                self.formula,
             )
         return self._cache["julia"]
-
-    def device_places(self):
-        return self._kept("places", lambda: [self.places])[0]
 
     def geometry(self):
         """Measures and gradients on the mesh as it is."""

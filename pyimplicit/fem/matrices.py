@@ -5,9 +5,11 @@ boundary, in the order of `V.mesh.boundary_rows(name)`); entries are those of `V
 `points`: of the mesh, if they are moved, `(n_points, dim)`. On P1 they are assembled by the
 loops of `pyimplicit.fem.loops`.
 
-*Derivative* of all of them: in the coefficients, of any order; in the points up to the
-second (in Julia; of any order on the host): shape derivatives.
+*Derivative* of all of them: in the coefficients and in the points (shape derivatives), of
+any order.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +103,11 @@ def load_vector(
 
 def source_vector(V: FunctionSpace, source: Evaluated, points=None) -> jax.Array:
     """∫ f·v for each basis function v, `(size,)`, where f may vary in a cell."""
+    constant = not (source.by_point or source.element)
+    if constant and fits(V) and source.shape in ((), V.shape[1:]) and V.degree >= 1:
+        f = source.values.reshape(-1, max(1, math.prod(source.shape)))
+        f = jnp.broadcast_to(f, (V.mesh.n_cells, V.components))
+        return assemble(V, "Load", f, points=points)
     values = source.full(V)
     values = values[..., 0] if source.field and V.components == 1 else values
     basis = V.array("basis").astype(values.dtype)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from . import recognise
 from .assembly import Term, system
 from .coefficients import Coefficient
 from .space import Space
@@ -36,8 +37,8 @@ def linear_system(
         form.loops(V, coefficients, points, boundary) -> (matrix, residual)
 
     with `None` for a part that is zero, or `None` for both where the loops do not fit:
-    another element, or a coefficient that they do not take. The others are assembled as
-    forms.
+    another element, or a coefficient that they do not take. In others `recognise` looks for
+    such operators, and what is left is assembled as forms.
     """
     zero = jnp.zeros(V.size, jnp.finfo(dtype).dtype)
     total = [jnp.zeros(len(V.sparsity.rows), dtype), zero.astype(dtype)]
@@ -45,6 +46,8 @@ def linear_system(
     for piece, coefficients, term in zip(pieces, found, terms, strict=True):
         loops = getattr(piece.form, "loops", None)
         parts = loops and loops(V, coefficients, points, piece.boundary)
+        if parts is None:
+            parts = recognise.matrix_and_residual(V, term, points, dtype)
         if parts is None:
             rest.append(term)
             continue

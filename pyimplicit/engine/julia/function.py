@@ -18,7 +18,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +35,20 @@ from .start import julia
 Shapes = jax.ShapeDtypeStruct | tuple[jax.ShapeDtypeStruct, ...]
 
 
+class Equal(NamedTuple):
+    """The same function on JAX arrays, and its transpose in its linear arguments, which
+    takes cotangents in their place. Both return one array."""
+
+    f: Callable
+    transposed: Callable
+
+
 def function(
-    f: str | Any, out: Shapes | Callable[..., Shapes], *, linear: int = 0
+    f: str | Any,
+    out: Shapes | Callable[..., Shapes],
+    *,
+    linear: int = 0,
+    equal: Equal | None = None,
 ) -> Callable:
     """A Julia function of arrays as a JAX function.
 
@@ -49,7 +61,8 @@ def function(
     package is such a callable, (z0, θ...) -> z, with its rules (`out=lambda z0, *p: z0`).
 
     `linear`: in how many of its last arguments `f` is known to be linear; its transpose in
-    these is `ImplicitAdjoints.Transposed(f)`, and no rule is asked for them.
+    these is `ImplicitAdjoints.Transposed(f)`, and no rule is asked for them. `equal`: the
+    same in JAX, whose derivatives are taken where Julia has no rule.
 
     **Returns** a function of arrays. Julia sees plain `Array`s with the same indices
     (column-major; XLA lays them out so), numbers where an argument has rank 0, and
@@ -67,7 +80,7 @@ def function(
             "`julia.function(f, ...)` must be a name or a Julia callable.\n"
             f"Got {type(f).__name__}.\nPass for example 'MyModule.solve'."
         )
-    op = _Op(f if isinstance(f, str) else _Held(f))
+    op = _Op(f if isinstance(f, str) else _Held(f, equal))
 
     @functools.wraps(function, assigned=())
     def apply(*args):
@@ -108,8 +121,8 @@ def warmup() -> None:
 class _Held:
     """A Julia callable, compared by identity."""
 
-    def __init__(self, f):
-        self.f = f
+    def __init__(self, f, equal: Equal | None = None):
+        self.f, self.equal = f, equal
 
     def __str__(self):
         return str(self.f)
@@ -148,6 +161,50 @@ class _Op:
             f = getattr(module, kind)(f, which)
         return f
 
+    def in_jax(self) -> Callable | None:
+        """The same on JAX arrays, as a function that returns a tuple; `None` if nobody
+        said what it is."""
+        equal = getattr(self.f, "equal", None)
+        if equal is None:
+            return None
+        f = lambda *args: (equal.f(*args),)
+        for kind, which in self.chain:
+            if kind == "Transposed":
+                f = lambda *args: (equal.transposed(*args),)
+            else:
+                f = functools.partial(_DERIVED[kind], f, which)
+        return f
+
+
+def _pushforward(f, which, *args):
+    x, tangents = args[: len(which)], iter(args[len(which) :])
+    moved = [
+        next(tangents) if w else jnp.zeros_like(a) for a, w in zip(x, which, strict=True)
+    ]
+    return jax.jvp(f, x, tuple(moved))[1]
+
+
+def _pullback(f, which, *args):
+    x, cotangents = args[: len(which)], args[len(which) :]
+    found = jax.vjp(f, *x)[1](cotangents)
+    return tuple(a for a, w in zip(found, which, strict=True) if w)
+
+
+_DERIVED = {"Pushforward": _pushforward, "Pullback": _pullback}
+
+
+def _over_batch(f: Callable, nbatch: int) -> Callable:
+    """`f` over leading axes, of size 1 where an argument is not batched."""
+    mapped = f
+    for _ in range(nbatch):
+        mapped = jax.vmap(mapped)
+
+    def apply(*args):
+        batch = batch_shape(args, nbatch)
+        return mapped(*(jnp.broadcast_to(a, batch + a.shape[nbatch:]) for a in args))
+
+    return apply
+
 
 function_p = Primitive("julia_function")
 function_p.multiple_results = True
@@ -176,15 +233,12 @@ def _jvp(primals, tangents, *, op, out, nbatch, nlinear):
         # linear in the last ones, those stay where they are.
         which = (*moved[:n], *[False] * nlinear)
         moving = [t for t, m in zip(tangents[:n], moved[:n], strict=True) if m]
-        terms.append(
-            bind(
-                *primals,
-                *moving,
-                op=op.then("Pushforward", which),
-                out=out,
-                nlinear=len(moving),
-            )
-        )
+        pushed, same = op.then("Pushforward", which), op.in_jax()
+        if same and _missing(pushed, _specs((*primals, *moving), nbatch)):
+            push = functools.partial(_pushforward, _over_batch(same, nbatch), which)
+            terms.append(push(*primals, *moving))
+        else:
+            terms.append(bind(*primals, *moving, op=pushed, out=out, nlinear=len(moving)))
     if any(moved[n:]):
         linear = [ad.instantiate_zeros(t) for t in tangents[n:]]
         terms.append(bind(*primals[:n], *linear, op=op, out=out, nlinear=nlinear))
@@ -249,7 +303,7 @@ batching.primitive_batchers[function_p] = _batch
 
 def _call(*args, op, out, nbatch, nlinear):
     del nlinear
-    ins = tuple((np.dtype(a.dtype), a.ndim - nbatch) for a in args)
+    ins = _specs(args, nbatch)
     return call_p.bind(
         *args,
         target=_target(op, ins, tuple((dtype, len(shape)) for shape, dtype in out)),
@@ -260,9 +314,18 @@ def _call(*args, op, out, nbatch, nlinear):
     )
 
 
+def _specs(args, nbatch: int):
+    return tuple((np.dtype(a.dtype), np.ndim(a) - nbatch) for a in args)
+
+
+@functools.cache
+def _missing(op: _Op, ins) -> str:
+    return ffi.missing_rule(op.callable, ins) if op.chain else ""
+
+
 @functools.cache
 def _target(op: _Op, ins, outs) -> str:
-    if op.chain and (why := ffi.missing_rule(op.callable, ins)):
+    if why := _missing(op, ins):
         raise NotImplementedError(why)
     return ffi.function_target(op.callable, ins, outs)
 
