@@ -49,9 +49,7 @@ class Condensation:
             at = place[rows[inner]], place[cols[inner]]
             ends = place[rows[mixed]], place[cols[mixed]]
             self._free = on_device(self.free)
-            back = np.full(rows.size, inner.size)
-            back[inner] = np.arange(inner.size)
-            self._inner = on_device(inner), on_device(back)
+            self._inner = (on_device(inner),)
             self._mixed = tuple(map(on_device, (mixed, *ends)))
             self._order = on_device(np.where(given, self.n_free + place, place))
         else:
@@ -83,7 +81,7 @@ class Condensation:
         if self._all:
             return values
         if self.picks:
-            return _picked(values, *map(opaque, self._inner))
+            return values[opaque(self._inner[0])]
         entry, factor, slot = map(opaque, self._inner)
         return jax.ops.segment_sum(values[entry] * factor, slot, self._n_inner)
 
@@ -139,14 +137,6 @@ class Condensation:
     def pick(self, u):
         """The free unknowns of u, `(size, ...)`."""
         return u if self._all else u[on_device(self.free)]
-
-
-def _picked(values, index, back):
-    """`values[index]`, no entry twice; transposed, entry p is that of number `back[p]`, or
-    zero: a gather too, which is faster than the sum by places that JAX makes of it."""
-    take = lambda where, values: values[where[0]]
-    put = lambda where, ct: ct.at[where[1]].get(mode="fill", fill_value=0)
-    return jax.custom_derivatives.linear_call(take, put, (index, back), values)
 
 
 def _expand(matrix: sp.csr_array, rows: np.ndarray):

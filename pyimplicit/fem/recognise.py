@@ -12,14 +12,17 @@ numbers than an element matrix has. Which of them there are, whether they are co
 whether K is κI is read off the operations of the form, never off numbers.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import loops
 from .assembly import Term, dependence, flux, map_items, residual
 from .forms import Field
 from .operations import Kind, kinds
-from .space import Space
+from .space import FunctionSpace, Space
 
 
 def matrix_and_residual(V: Space, term: Term, points, dtype):
@@ -28,14 +31,17 @@ def matrix_and_residual(V: Space, term: Term, points, dtype):
 
     *Derivative*: in the coefficients of the form through K, b, m and f, any order.
     """
-    if not loops.fits(V) or V.components > 1 or term.domain.name is not None:
+    if not isinstance(V, FunctionSpace) or V.components > 1 or not loops.fits(V):
+        return None
+    if term.domain.name is not None:
         return None
     real = jnp.finfo(dtype).dtype
     zero = jnp.zeros(1, real), jnp.zeros((1, V.mesh.dim), real)
     at = lambda u, w: flux(V, term.form, (u,), w, dtype)[0]
     slopes = lambda w: jax.jacfwd(at)(zero, w)
     varying, fixed = _at_point(V, term, real)
-    changes = lambda fn: dependence(lambda v, w: fn(v | w), varying, fixed).any(axis=1)
+    depends = lambda fn: dependence(lambda v, w: fn(v | w), varying, fixed)
+    changes = lambda fn: np.any(depends(fn), axis=1)
     there, change = dependence(at, zero, varying | fixed), changes(slopes).reshape(2, 2)
     c0, c1 = kinds(at, zero, (Kind.VANISHES, Kind.MULTIPLE), varying | fixed)
 
@@ -50,7 +56,7 @@ def matrix_and_residual(V: Space, term: Term, points, dtype):
         names["Advection"] = lambda w: slopes(w)[0][1]
     if there[0, 0] and not change[0, 0] and V.degree >= 2:
         names["Mass"] = lambda w: slopes(w)[0][0]
-    if not names or len(names) < there.sum():
+    if not names or len(names) < np.count_nonzero(there):
         return None
     vanishes = lambda c: c not in (Kind.UNIFORM, Kind.FREE, Kind.ANY)
     rest = not (vanishes(c0) and vanishes(c1))
@@ -73,7 +79,8 @@ def _at_point(V: Space, term: Term, real) -> tuple[dict, dict]:
     """What `w` holds at a point, as structs: what may vary in a cell, and what does not."""
     dim = V.mesh.dim
     struct = lambda *shape: jax.ShapeDtypeStruct(shape, real)
-    varying, fixed = {"x": struct(dim)}, {"h": struct()}
+    varying: dict[str, Any] = {"x": struct(dim)}
+    fixed: dict[str, Any] = {"h": struct()}
     for name, c in term.coefficients.items():
         of = lambda *shape, c=c: jax.ShapeDtypeStruct(shape, c.values.dtype)
         value = Field(of(*c.shape), of(*c.shape, dim)) if c.field else of(*c.shape)
