@@ -147,9 +147,9 @@ def solve(
                 message, converged = f"the decrement fell to {last.decrement:.3g}", True
                 return result()
             if still >= PATIENCE and not waits:
-                at = _nodes(functional, quadrature, theta, key, done - 1)
-                problem = Discrete(functional, at[0], done - 1, state[1], at[1])
-                message = why(problem, theta, still)
+                rules = _nodes(functional, quadrature, theta, key, done - 1)
+                on, judge = (Discrete(functional, r, done - 1, state[1]) for r in rules)
+                message = why(on, judge, theta, still)
                 return result()
     if done < steps and throw:
         raise RitzError(

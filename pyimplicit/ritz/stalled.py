@@ -25,9 +25,10 @@ def refused(lengths, before: int) -> int:
     return len(lengths) - 1 - int(moved[-1]) if moved.size else before + len(lengths)
 
 
-def why(problem: Discrete, theta: jax.Array, count: int) -> str:
-    """What to say of `count` refused steps from `theta`, and what to do."""
-    agreement, size = map(float, _gradients(problem, theta))
+def why(problem: Discrete, judge: Discrete, theta: jax.Array, count: int) -> str:
+    """What to say of `count` refused steps from `theta`, and what to do. `judge`: the
+    same problem on the other nodes."""
+    agreement, size = map(float, _gradients(problem, judge, theta))
     said = f"stalled: the last {count} steps were refused, the gradient is {size:.2g}. "
     inside, around = (len(nodes.x) for nodes in problem.rule)
     if agreement <= 1e-3:
@@ -35,19 +36,17 @@ def why(problem: Discrete, theta: jax.Array, count: int) -> str:
             f"{said}The energy on the {inside} + {around} nodes of a step and on those "
             f"that judge it fall in opposite directions (g·c/g·g = {agreement:.2g}): a "
             f"model of {theta.size} parameters can only change between them. Take more "
-            "nodes, a smaller model, or some hundred steps of ritz.Adam first."
+            "nodes, a smaller model, or some thousand steps of ritz.Adam first."
         )
     return (
         f"{said}No step that was tried lowers the energy. If the gradient is not zero but "
-        "for rounding, start with more damping or with some hundred steps of ritz.Adam."
+        "for rounding, start with more damping or with some thousand steps of ritz.Adam."
     )
 
 
 @eqx.filter_jit
-def _gradients(problem: Discrete, theta):
+def _gradients(problem: Discrete, judge: Discrete, theta):
     """g·c/g·g and |g|."""
-    g = jax.grad(problem.value)(theta)
-    there = Discrete(problem.functional, problem.check, problem.step, problem.held)
-    c = jax.grad(there.value)(theta)
+    g, c = jax.grad(problem.value)(theta), jax.grad(judge.value)(theta)
     square = g @ g
     return jnp.where(square > 0, g @ c / square, jnp.inf), jnp.sqrt(square)
