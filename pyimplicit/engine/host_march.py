@@ -66,8 +66,8 @@ class _Rows:
         return np.moveaxis(y, -1, 0), code, error
 
     def _first(self, factor, f, y, j):
-        rhs = f[0] + self.M @ self._past(self.p, y, j, 0)
-        rhs = rhs - self.K @ self._past(self.q, y, j, 0)
+        rhs = _plus(f[0], 1, self.M, self._past(self.p, y, j, 0))
+        rhs = _plus(rhs, -1, self.K, self._past(self.q, y, j, 0))
         x, code, error = host.solve(factor, rhs, self.transpose)
         return x[None], code, error
 
@@ -76,24 +76,34 @@ class _Rows:
         old = [self._past(self.p, y, j, o) for o in range(2)]
         rate = [self._past(self.q, y, j, o) for o in range(2)]
         if self.transpose:
-            r = f[0] - self.K @ rate[0] + old[1]
-            s = f[1] + self.M @ old[0] + rate[1]
+            r = _plus(_plus(f[0], -1, self.K, rate[0]), 1, None, old[1])
+            s = _plus(_plus(f[1], 1, self.M, old[0]), 1, None, rate[1])
             x, code, error = host.solve(factor, s + c * r, True)
             return np.stack([x, r - c * (self.K @ x)]), code, error
-        start = f[1] + old[0] + rate[1]
-        r = f[0] + self.M @ old[1] - self.K @ rate[0]
+        start = _plus(_plus(f[1], 1, None, old[0]), 1, None, rate[1])
+        r = _plus(_plus(f[0], 1, self.M, old[1]), -1, self.K, rate[0])
         x, code, error = host.solve(factor, self.M @ start + c * r, False)
         return np.stack([x, (x - start) / c]), code, error
 
     def _past(self, w, y, j, o):
-        """Σ_d w[j, d] y[j-1-d], or of those after j with their own weights."""
-        total = np.zeros_like(y[j, o])
+        """Σ_d w[j, d] y[j-1-d], or of those after j with their own weights; `None` if all
+        weights are zero."""
+        total = None
         for d in range(w.shape[1]):
             k = j + 1 + d if self.transpose else j - 1 - d
             weight = w[min(k, len(w) - 1) if self.transpose else j, d]
             if 0 <= k < len(y) and weight:
-                total += weight * y[k, o]
+                term = weight * y[k, o]
+                total = term if total is None else total + term
         return total
+
+
+def _plus(b, sign, A, x):
+    """b + sign A x; no A is the identity, no x is zero."""
+    if x is None:
+        return b
+    product = x if A is None else A @ x
+    return b + product if sign > 0 else b - product
 
 
 def _numbers(a, k: int, batch) -> np.ndarray:

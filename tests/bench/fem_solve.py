@@ -1,6 +1,6 @@
 """Linear solves in three dimensions: ratios against SciPy, JAX and scikit-fem, in one run.
 
-    pip install scikit-fem pyamg; python -m tests.bench.fem_solve [poisson libraries]
+    pip install scikit-fem pyamg; python -m tests.bench.fem_solve [poisson libraries free]
 
 `poisson`: -∇·(κ∇u) = 1 on the unit cube, n³ cells of six tetrahedra; ours by a
 factorisation and by `fem.Krylov`, SciPy's SuperLU and `jax.experimental.sparse`'s spsolve
@@ -9,13 +9,19 @@ gets too (an idea of jNO's `compare_libs`); the answers must agree to 1e-6. JAX-
 and jNO are not among them: the first needs petsc4py, which has no wheels, and the second
 is not on PyPI (the `jno` there is a tool for Arduino).
 
+`free`: the same cubes without an assembled matrix, `Krylov(matrix_free=True)`, beside a
+factorisation and CG with multigrid: CPU seconds, and how far the memory of the process
+rises above what it holds before the call (Linux); each in a process of its own.
+
 Compile time and warm time apart. New coefficients for each call, so that no factor is
 found again. `--cells 30 40 50`: n.
 """
 
 import argparse
 import contextlib
+import multiprocessing
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -167,6 +173,62 @@ def libraries(console, sizes):
     console.print(table)
 
 
+METHODS = {
+    "direct": lambda: None,
+    "CG with amg": lambda: Krylov("cg", "amg"),
+    "matrix-free, diagonal": lambda: Krylov(matrix_free=True),
+    "matrix-free, chebyshev": lambda: Krylov("cg", "chebyshev", matrix_free=True),
+}
+
+
+def free(console, sizes):
+    for n in sizes:
+        table = Table(title=f"Poisson, {n}³ cells: CPU time and memory")
+        for head in ("", "forward [s]", "with gradient [s]", "steps", "memory [MB]"):
+            table.add_column(head, justify="right")
+        for name in METHODS:
+            if name == "CG with amg" and Krylov().chosen != "amg":
+                continue
+            with multiprocessing.get_context("spawn").Pool(1) as alone:
+                forward, both, steps, memory = alone.apply(_alone, (name, n))
+            row = f"{forward:.2f}", f"{both:.2f}", f"{steps}", f"{memory:.0f}"
+            table.add_row(name, *row)
+        console.print(table)
+
+
+def _alone(name: str, n: int):
+    """Least CPU seconds of a solve and of one with its gradient, the iterations, and the
+    rise of the memory of the latter [MB]."""
+    jax.config.update("jax_enable_x64", True)
+    V, problem = cube(n)
+    how, draws = METHODS[name](), Draws(V.mesh.n_cells)
+    solve = lambda k, **options: problem.solve(
+        {"kappa": k, "f": 1.0}, solver=how, **options
+    )
+    loss = lambda k: jnp.sum(solve(k) ** 2)
+    stats = jax.jit(lambda k: solve(k, throw=False).stats)(next(draws))
+    seconds = []
+    memory = 0.0
+    for fn in (loss, jax.value_and_grad(loss)):
+        ready = jax.jit(fn).lower(next(draws)).compile()
+        pi.engine.clear()
+        least = np.inf
+        for _ in range(3):
+            k = jax.block_until_ready(next(draws))
+            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+            before, begin = _memory("VmRSS"), time.process_time()
+            jax.block_until_ready(ready(k))
+            least = min(least, time.process_time() - begin)
+            memory = max(memory, _memory("VmHWM") - before)
+        seconds.append(least)
+    return *seconds, int(np.max(stats.get("iterations", 0))), memory
+
+
+def _memory(what: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", default=["poisson", "libraries"])
@@ -176,7 +238,9 @@ def main(argv=None):
     console = Console()
     console.print(f"engine: {pi.engine.running()}")
     for part in arguments.parts:
-        {"poisson": poisson, "libraries": libraries}[part](console, arguments.cells)
+        {"poisson": poisson, "libraries": libraries, "free": free}[part](
+            console, arguments.cells
+        )
 
 
 if __name__ == "__main__":
