@@ -13,6 +13,7 @@ const Numeric{T} = Union{CHOLMOD.Factor{Float64,Int},UMFPACK.UmfpackLU{T,Int}}
 mutable struct Factor{T}
     const pattern::SparsePattern
     const values::Vector{T}
+    const many::Bool           # solves are to come: their cost decides how it is stored
     const lock::ReentrantLock
     nzval::Vector{T}           # of the matrix, in the pattern's compressed columns
     numeric::Union{Nothing,Numeric{T}}
@@ -23,9 +24,9 @@ mutable struct Factor{T}
     used::Int                  # the tick of its last use
 end
 
-function Factor(pattern::SparsePattern, values::Vector{T}) where {T}
-    return Factor{T}(pattern, values, ReentrantLock(), T[], nothing, 0.0, 0.0, nothing,
-        sizeof(values), 0)
+function Factor(pattern::SparsePattern, values::Vector{T}, many::Bool = false) where {T}
+    return Factor{T}(pattern, values, many, ReentrantLock(), T[], nothing, 0.0, 0.0,
+        nothing, sizeof(values), 0)
 end
 
 const CACHE = (
@@ -91,7 +92,8 @@ function limit_cache!(bytes::Integer)
 end
 
 # The factor of these values: a kept one where they are the same, else an empty one.
-function find_factor(pattern::SparsePattern, values::Vector{T}) where {T}
+function find_factor(
+    pattern::SparsePattern, values::Vector{T}, many::Bool = false) where {T}
     T <: Complex && halved(pattern.structure) && throw(ArgumentError(
         "a pattern with structure \"spd\" or \"quasidefinite\" takes real values; " *
         "use \"symmetric\"."))
@@ -106,7 +108,7 @@ function find_factor(pattern::SparsePattern, values::Vector{T}) where {T}
                 return factor
             end
         end
-        factor = Factor(pattern, copy(values))
+        factor = Factor(pattern, copy(values), many)
         factor.used = TICK[]
         push!(list, factor)
         return factor

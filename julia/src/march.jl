@@ -93,17 +93,23 @@ struct March{T}
     end
 end
 
+const MANY = 32  # solves, from which the time of one decides how a factor is stored
+
 function factor_of(rows::March, γ)
     M, K = rows.values
-    return find_factor(rows.pattern, M .+ γ .* K)
+    return find_factor(rows.pattern, M .+ γ .* K, length(rows.c) >= MANY)
 end
 
 # Y = Y + s A X, A = M (1) or K (2).
 add_product!(Y, rows::March, which, X, s, transposed) =
     residual!(Y, rows.pattern, rows.nzval[which], X .* -s, Y, transposed)
 
-# y, f: `n × samples × order × m`. The statuses and backward errors, `samples × m`.
-function march!(y, rows::March{T}, f, transposed::Bool) where {T}
+# y, f: `n × samples × order × m`. The statuses and backward errors, `samples × m`. In a
+# solve BLAS has small blocks, and its threads wait for each other: one does it.
+march!(y, rows::March, f, transposed::Bool) =
+    with_one_blas_thread(() -> one_thread_march!(y, rows, f, transposed))
+
+function one_thread_march!(y, rows::March{T}, f, transposed::Bool) where {T}
     n, samples, order, m = size(f)
     status, error = fill(CONVERGED, samples, m), zeros(samples, m)
     X, R = Matrix{T}(undef, n, samples), Matrix{T}(undef, n, samples)
