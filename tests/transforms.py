@@ -1,0 +1,58 @@
+"""Every transform of JAX that a layer must stand: the columns of the table."""
+
+import jax
+import jax.numpy as jnp
+
+
+def loss(f):
+    """A number made of all outputs, with curvature in each."""
+
+    def of(theta):
+        out = f(theta)
+        w = jnp.cos(1.0 + jnp.arange(out.size))
+        return w @ out + 0.5 * (w[::-1] * out) @ out
+
+    return of
+
+
+def _direction(theta):
+    return jnp.cos(2.0 + jnp.arange(theta.size)) * theta
+
+
+def two(theta):
+    return jnp.stack([theta, theta * (1 + 0.02 * jnp.sin(jnp.arange(theta.size)))])
+
+
+def _jvp_of_vmap(f):
+    batched = jax.vmap(f)
+    along = lambda ts: jax.jvp(batched, (ts,), (jax.vmap(_direction)(ts),))[1]
+    return lambda theta: along(two(theta))
+
+
+def _scan(f):
+    def end(theta):
+        step = lambda t, _: (t * (1 + 1e-2 * jnp.tanh(loss(f)(t))), None)
+        return jax.lax.scan(step, theta, length=2)[0] @ _direction(theta)
+
+    return jax.grad(end)
+
+
+# A function theta -> numbers becomes another one; all are compiled but "eager".
+TRANSFORMS = {
+    "jit": lambda f: f,
+    "grad": lambda f: jax.grad(loss(f)),
+    "jacfwd": jax.jacfwd,
+    "jacrev": jax.jacrev,
+    "hessian": lambda f: jax.hessian(loss(f)),
+    "vmap": lambda f: lambda theta: jax.vmap(f)(two(theta)),
+    "vmap(grad)": lambda f: lambda theta: jax.vmap(jax.grad(loss(f)))(two(theta)),
+    "jvp(vmap)": _jvp_of_vmap,
+    "scan": _scan,
+    "rev-over-rev": lambda f: jax.grad(lambda t: _direction(t) @ jax.grad(loss(f))(t)),
+    "checkpoint": lambda f: jax.grad(jax.checkpoint(loss(jax.jit(f)))),
+}
+
+
+def cells(f):
+    """theta -> all compiled cells of one row, by one program."""
+    return jax.jit(lambda theta: {name: T(f)(theta) for name, T in TRANSFORMS.items()})
