@@ -65,6 +65,17 @@ def test_a_quadratic_whose_values_are_noisy_is_exact(error):
     assert report.passed == (error == 0) == math.isinf(report.rates[2])
 
 
+def test_a_value_and_its_gradient_from_one_function():
+    """The same numbers as by `jax.grad`, and a wrong gradient is seen."""
+    value, x = lambda x: jnp.sum(jnp.sin(x["a"]) * x["b"]), {"a": jnp.ones(3), "b": 2.0}
+    fn = jax.jit(jax.value_and_grad(value))
+    report = pi.taylor_test(fn, x, order=1, with_gradient=True)
+    wanted = pi.taylor_test(value, x, order=1)
+    np.testing.assert_allclose(report.rates, wanted.rates, rtol=1e-6)
+    wrong = lambda x: (fn(x)[0], jax.tree.map(lambda g: 1.1 * g, fn(x)[1]))
+    assert not pi.taylor_test(wrong, x, order=1, with_gradient=True).passed
+
+
 @pytest.mark.parametrize("error", [1e-3, -1.0, 10.0])
 def test_a_wrong_gradient_fails(error):
     wrong = with_derivative(cubic, lambda x, t: (3 + error) * x**2 @ t)
@@ -103,6 +114,13 @@ def test_a_solve_has_all_three_rates(engine):
     "call, error, message",
     [
         (lambda: pi.taylor_test(jnp.sin, jnp.ones(3)), ValueError, "scalar value"),
+        (
+            lambda: pi.taylor_test(
+                jax.value_and_grad(jnp.sum), jnp.ones(3), with_gradient=True
+            ),
+            ValueError,
+            "order=1",
+        ),
         (lambda: pi.taylor_test(jnp.sum, jnp.arange(3)), TypeError, "floating-point"),
         (lambda: pi.taylor_test(jnp.log, jnp.array(-1.0)), ValueError, "finite"),
         (

@@ -70,6 +70,7 @@ class Layer(eqx.Module):
     domain: AbstractDomain = eqx.field(static=True)
     model: Any
     rules: Rule
+    counts: tuple[int, int] = eqx.field(static=True)
     tangents: Tangents
     solver: Any
     adjoint: AbstractAdjoint
@@ -84,8 +85,10 @@ class Layer(eqx.Module):
 
     @property
     def rule(self) -> Rule:
-        """The nodes that the layer is a minimum on; `rules` has others beside them."""
-        return jax.tree.map(lambda a: a[0], self.rules)
+        """The nodes that the layer is a minimum on; `rules` has others beside them, and is
+        filled up."""
+        own = zip(self.rules, self.counts, strict=True)
+        return Rule(*(jax.tree.map(lambda a, n=n: a[0, :n], nodes) for nodes, n in own))
 
     def functional(self, params) -> Functional:
         """The energy with these parameters."""
@@ -127,7 +130,8 @@ class Layer(eqx.Module):
         params = jax.tree.map(
             lambda a: jnp.asarray(a) if eqx.is_array_like(a) else a, params
         )
-        value = eqx.filter_closure_convert(self.value, y, params, self.rule)
+        first = jax.tree.map(lambda a: a[0], self.rules)
+        value = eqx.filter_closure_convert(self.value, y, params, first)
         value, y, params, f = stop_gradient((value, y, params, self.functional(params)))
         square = Discrete(f, self.rule, 0).square(self._theta(y))
         # Functions that are smaller than what a rounding error of θ makes are zero.
@@ -261,10 +265,10 @@ def layer(
     found = solve(*start, model, quadrature=quadrature, chunk=chunk, **options)
     rule = quadrature.rule(domain, jax.random.key(0))
     check = other(quadrature).rule(domain, jax.random.key(1))
-    rules = side_by_side(rule, check)
+    rules, counts = side_by_side(rule, check), (len(rule.interior.w), len(rule.boundary.w))
     f = Functional(*start, found.model, chunk)
     made = Layer(
-        energy, boundary_of, domain, found.model, rules,
+        energy, boundary_of, domain, found.model, rules, counts,
         tangents(f, rules, found.theta, cutoff), solver, adjoint, max_steps, throw,
         accuracy, chunk,
     )  # fmt: skip
