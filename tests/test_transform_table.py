@@ -1,7 +1,7 @@
 """The table of transforms: every optimisation layer under every transform of JAX.
 
-Rows: quadratic programmes, a CVXPY problem with its dual (conic programmes: test_cone.py);
-columns: `TRANSFORMS` and "eager". Each cell is compared with the transform of the
+Rows: quadratic programmes, one conic programme for each cone, a CVXPY problem with its
+dual; columns: `TRANSFORMS` and "eager". Each cell is compared with the transform of the
 closed form, for multipliers near 1e-3, 1 and 1e3.
 """
 
@@ -14,6 +14,7 @@ import pytest
 
 import pyimplicit as pi
 
+from . import conic_blocks as conic
 from .transforms import TRANSFORMS, cells
 
 
@@ -61,8 +62,9 @@ parameters = lambda size: jnp.array([size, 0.5, 0.7])
 LAYERS = {
     "qp": (quadratic, quadratic_exact, parameters, 1e-9),
     "cvxpy": (cvxpy, quadratic_exact, parameters, 1e-7),
+    "cones": (conic.joined, conic.joined_exact, conic.parameters, 1e-6),
 }
-ROWS = {"qp": "qp", "cvxpy": "cvxpy"}
+ROWS = {"qp": "qp", "cvxpy": "cvxpy", **{f"cone, {name}": "cones" for name in conic.BLOCKS}}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -80,6 +82,11 @@ def computed(layer):
 
 
 def compare(got, wanted, layer, row, transform):
+    if layer == "cones":  # what belongs to this cone: its outputs, or its parameters
+        of_outputs = transform in ("eager", "jit", "vmap", "jvp(vmap)", "jacfwd", "jacrev")
+        axis = 0 if transform in ("jacfwd", "jacrev", "hessian") else -1
+        keep = conic.places(row.removeprefix("cone, "))[0 if of_outputs else 1]
+        got, wanted = (np.take(np.asarray(v), keep, axis) for v in (got, wanted))
     tol = LAYERS[layer][3]
     near = dict(rtol=tol, atol=tol * np.abs(wanted).max())
     np.testing.assert_allclose(got, wanted, **near)
