@@ -125,7 +125,7 @@ def slit() -> Iterator[Case]:
     """u = r^(1/2) sin(θ/2): networks of x alone, and one of the tip's two functions.
 
     The paper's network is a polynomial of degree 9^blocks in pieces: metric steps need
-    many nodes (on 1,152 of them they stall at an error of 0.36) and a start by Adam."""
+    many nodes, and here start where Adam ends."""
     domain = ritz.Slit()
     u = lambda x: domain.corner(x)[1]
     x, w, _ = domain.gauss(6, 6).interior
