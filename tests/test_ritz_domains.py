@@ -102,6 +102,14 @@ def test_rules_of_about_a_number_of_nodes():
                 assert 500 < len(w) < 12_000
 
 
+@pytest.mark.parametrize("kind", [ritz.MonteCarlo, ritz.Sobol])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_rule_is_not_judged_by_itself(kind, seed):
+    quadrature = kind(64, fixed=True, seed=seed)
+    mine, other = ritz.quadrature.pair(quadrature, ritz.Box([0], [1]))
+    assert not np.isin(np.asarray(mine.interior.x), np.asarray(other.interior.x)).any()
+
+
 def test_the_tip_of_the_slit_is_integrated_exactly():
     """u = r^(1/2) sin(θ/2): energy ln(1 + √2), ∫ u² = 2/3 (√2 + ln(1 + √2)); where
     triangles without grading are far from both."""

@@ -37,7 +37,7 @@ from .domains import AbstractDomain, Rule
 from .energies import as_energy
 from .functional import Discrete, Functional
 from .judged import apart, side_by_side
-from .quadrature import AbstractQuadrature, Gauss, other, usual
+from .quadrature import AbstractQuadrature, Gauss, pair, usual
 from .result import RitzResult
 from .solve import solve
 from .tangents import Degeneracy, Tangents, tangents
@@ -263,8 +263,7 @@ def layer(
     start = as_energy(energy(params)), domain, boundary_of(params)
     _check(*start[::2])
     found = solve(*start, model, quadrature=quadrature, chunk=chunk, **options)
-    rule = quadrature.rule(domain, jax.random.key(0))
-    check = other(quadrature).rule(domain, jax.random.key(1))
+    rule, check = pair(quadrature, domain)
     rules, counts = side_by_side(rule, check), (len(rule.interior.w), len(rule.boundary.w))
     f = Functional(*start, found.model, chunk)
     made = Layer(

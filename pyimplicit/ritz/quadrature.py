@@ -129,6 +129,13 @@ def other(quadrature: AbstractQuadrature) -> AbstractQuadrature:
     return quadrature
 
 
+def pair(quadrature: AbstractQuadrature, domain: AbstractDomain) -> tuple[Rule, Rule]:
+    """A rule that does not change any more, and another of about as many nodes."""
+    # Of no seed: a rule that was fixed with it would judge itself.
+    key = jax.random.split(jax.random.key(1))[0]
+    return quadrature.rule(domain, jax.random.key(0)), other(quadrature).rule(domain, key)
+
+
 def sobol(n: int, k: int, seed: int) -> np.ndarray:
     """Scrambled Sobol points `(n, k)`, strictly inside the cube."""
     from scipy.stats import qmc
