@@ -55,7 +55,9 @@ class Krylov:
     gradient [s] on two cores: 0.03 / 0.04 and 0.04 / 0.05 at 6,859 unknowns, 0.11 / 0.11
     and 0.07 / 0.10 at 13,824, 0.27 / 0.29 and 0.11 / 0.19 at 24,389, 1.6 / 1.7 and
     0.28 / 0.47 at 59,319, 5.2 / 5.3 and 0.96 / 1.3 at 117,649.
-    `python -m tests.bench.fem_solve` prints such tables.
+    Without a matrix, by the diagonal (137 steps), 27,000 cubes of six tetrahedra take
+    0.75 / 1.43 CPU s and 89 MB; with "amg" 0.90 / 1.34 and 34 MB; by factors on the host
+    2.5 / 2.4 and 395 MB. `python -m tests.bench.fem_solve` prints such tables.
     """
 
     method: Method = "cg"
