@@ -248,6 +248,7 @@ def test_many_residuals_leave_a_small_dense_programme():
         x = jnp.stack([c, F0[:, 1] @ (f - c * F0[:, 0]) / (F0[:, 1] @ F0[:, 1])])
         return x, -F0[:, 0] @ (F0 @ x - f)
 
-    run = lambda f: jax.jit(lambda *p: (f(*p), jax.jacrev(f, (0, 1))(*p)))(0.7, f0)
+    known = jnp.asarray(f0)  # closed over
+    run = lambda f: jax.jit(lambda c: (f(c, known), jax.jacrev(f, (0, 1))(c, known)))(0.7)
     near = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
     jax.tree.map(near, run(layer), run(exact))

@@ -68,7 +68,7 @@ def test_julia_and_jax_agree_to_second_order():
 
 
 def test_single_precision():
-    data = [a.astype("float32") for a in stacked([*structured().values(), *failing()])]
+    data = [a.astype("float32") for a in stacked([*structured().values(), *FAILING])]
     s, t = (jax.jit(jax.vmap(solve(backend)))(*data) for backend in BACKENDS)
     assert s.x.dtype == jnp.float32
     np.testing.assert_array_equal(s.status, t.status)

@@ -53,6 +53,7 @@ include("qp_system.jl")
 include("qp_strict.jl")
 include("qp_polish.jl")
 include("qp.jl")
+include("qp_derivative.jl")
 include("qp_sparse.jl")
 include("precompile.jl")
 

@@ -36,8 +36,8 @@
     let (ins, outs) = SPARSE_QP_TYPES, op = SparseProgrammes()
         precompile(Handler{typeof(op),ins,outs,false}(op), (Ptr{CallFrame},))
     end
-    for (ins, outs) in QP_TYPES
-        op = QuadraticProgrammes()
+    for (op, types) in ((QuadraticProgrammes(), QP_TYPES),
+        (ProgrammeDerivatives(), QP_DERIVATIVE_TYPES)), (ins, outs) in types
         precompile(Handler{typeof(op),ins,outs,false}(op), (Ptr{CallFrame},))
     end
 end

@@ -10,17 +10,36 @@ of the reduced optimality conditions, `status`, `steps`, `polished`, `error`. Wi
 the exact step is first tried from `W.best`, which then holds a neighbour's solution.
 """
 function solve!(W::QPWorkspace{T}, rtol, max_steps; warm = false) where {T}
-    D, S = W.given, W.scale
-    warm && definite!(W.system, D) && warm_start!(W) && return W
-    cost = scale!(W.hat, S, D)
-    interior_point!(W, rtol, max_steps)
-    definite!(W.system, D) || (W.status = Int32(NOT_POSITIVE_DEFINITE))
+    D = W.given
+    definite = definite!(W.system, D)
+    warm && definite && warm_start!(W) && return W
+    cost, first = scale!(W.hat, W.scale, D), early(W.system, rtol)
+    interior_point!(W, first, max_steps)
+    keep!(W.kept, W.at)
+    exact!(W, cost, first > rtol ? 2 : ROUNDS)
+    if first > rtol && W.status == Int32(CONVERGED) && !W.polished
+        keep!(W.at, W.kept)
+        resume!(W, rtol, max_steps)
+        exact!(W, cost, ROUNDS)
+    end
+    definite || (W.status = Int32(NOT_POSITIVE_DEFINITE))
+    return W
+end
+
+# The accuracy at which the exact step is first tried. (Of sparse programmes it seldom
+# succeeds so early: they have many rows near active.)
+early(::CondensedSystem{T}, rtol) where {T} = max(T(rtol), eps(T)^T(0.32))
+early(::SparseSystem, rtol) = rtol
+
+# From the interior point's iterate to the point and the sets.
+function exact!(W::QPWorkspace, cost, rounds)
+    S = W.scale
     W.best.x .= S.col .* W.at.x
     W.best.y .= S.row_y .* W.at.y ./ cost
     W.best.z .= S.row_z .* W.at.z ./ cost
     W.active .= W.at.z .> W.at.s
-    polish!(W, W.status == Int32(CONVERGED))
-    return W
+    polish!(W, W.status == Int32(CONVERGED), rounds)
+    return
 end
 
 # Whether the rows with a multiplier in `W.best` lead, by active set steps, to a solution.
@@ -106,8 +125,8 @@ block_size(n, rows) = clamp(500_000 ÷ (100 + n^2 * (n + rows)), 1, 64)
 
 `(x, y, z, active, weak, L, status, steps, polished, error)` of
 `(P, q, A, b, G, d, live, fixed, rtol, x0, y0, z0)`, as `pyimplicit/optimize/qp_julia.py`
-says. XLA keeps rows of matrices together, so that `A`, `G` arrive transposed and `L` leaves
-by rows.
+says. XLA keeps rows of matrices together: `A`, `G` arrive transposed, and so does `L` in
+XLA; its other triangle has no meaning.
 """
 struct QuadraticProgrammes end
 
@@ -150,12 +169,7 @@ function solve_sample!(W::QPWorkspace, outs, ins, max_steps, warm, s)
     solve!(W, unsafe_load(rtol.data, source(rtol, x, s)), max_steps; warm)
     foreach((o, a) -> put!(o, a, s), (x, y, z, active, weak),
         (best.x, best.y, best.z, W.active, W.weak))
-    upper, made = W.system.base, W.system.L
-    for j in axes(made, 2), i in 1:j  # rows are kept together there
-        upper[i, j] = made[j, i]
-        i == j || (upper[j, i] = 0)
-    end
-    put!(L, upper, s)
+    put!(L, W.system.L, s)
     store_report!((status, steps, polished, error), W, s)
     return
 end

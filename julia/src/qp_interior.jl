@@ -46,6 +46,7 @@ mutable struct QPWorkspace{T,M<:AbstractMatrix{T},S}
     const next::QPPoint{T}
     const step::QPPoint{T}   # r_x: the right-hand side; r_z: t
     const best::QPPoint{T}
+    const kept::QPPoint{T}   # the iterate, while the exact step uses its memory
     const w::Vector{T}
     const r_c::Vector{T}
     const Cx::Vector{T}
@@ -71,7 +72,7 @@ function QPWorkspace(given::QPData{T,M}, hat, system::S) where {T,M<:AbstractMat
     flags() = zeros(Bool, rows)
     return QPWorkspace{T,M,S}(given, hat, system, QPScale{T}(v(n), v(p), v(rows)),
         flags(), flags(), flags(), flags(), flags(),
-        point(), point(), point(), point(),
+        point(), point(), point(), point(), point(),
         v(rows), v(rows), v(rows), v(n), v(n), point(), 0, 0, false, 0)
 end
 
@@ -80,6 +81,17 @@ regularisation(::Type{T}) where {T} = sqrt(eps(T))
 function interior_point!(W::QPWorkspace{T}, rtol, max_steps) where {T}
     base!(W.system, W.hat, regularisation(T), regularisation(T))
     start!(W, rtol)
+    return advance!(W, rtol, max_steps)
+end
+
+# From an iterate that met a larger tolerance.
+function resume!(W::QPWorkspace{T}, rtol, max_steps) where {T}
+    base!(W.system, W.hat, regularisation(T), regularisation(T))
+    W.status = RUNNING
+    return advance!(W, rtol, max_steps)
+end
+
+function advance!(W::QPWorkspace, rtol, max_steps)
     while W.status == RUNNING && W.steps < max_steps
         step!(W, rtol)
     end
@@ -178,10 +190,15 @@ function step!(W::QPWorkspace{T}, rtol) where {T}
     W.status = judge!(W, N, α, rtol)
     W.status == Int32(NONFINITE) && return W.status  # a step that broke down is not taken
     W.steps += 1
-    for k in (:x, :y, :z, :s, :r_x, :r_y, :r_z)
-        copyto!(getfield(P, k), getfield(N, k))
-    end
+    keep!(P, N)
     return W.status
+end
+
+function keep!(to::QPPoint, from::QPPoint)
+    for k in (:x, :y, :z, :s, :r_x, :r_y, :r_z)
+        copyto!(getfield(to, k), getfield(from, k))
+    end
+    return to
 end
 
 # The largest α with z + α dz ≥ 0 and s + α ds ≥ 0.

@@ -143,13 +143,14 @@ function judge_active!(better, W::QPWorkspace{T}, P, active) where {T}
 end
 
 """
-    polish!(W, valid)
+    polish!(W, valid, rounds = ROUNDS)
 
 Replaces the point `W.best` by the exact one, if it meets all conditions to about 1e-10; and
 the sets of active and weakly active rows, with the condensed factor there. `W.active`: the
-rows thought active. `valid`: whether the point is near a solution.
+rows thought active. `valid`: whether the point is near a solution. `rounds`: how many sets
+are tried at most.
 """
-function polish!(W::QPWorkspace{T}, valid::Bool) where {T}
+function polish!(W::QPWorkspace{T}, valid::Bool, rounds = ROUNDS) where {T}
     D, best, now, guess = W.given, W.best, W.now, W.active
     tol = eps(T)^T(0.65)
     reach = sizes!(W)
@@ -160,7 +161,7 @@ function polish!(W::QPWorkspace{T}, valid::Bool) where {T}
     W.polished = factored = false
     r, v = W.at, W.step
     left = (x = r.r_x, y = r.r_y, z = r.r_z)
-    for _ in 1:(valid ? ROUNDS : 0)
+    for _ in 1:(valid ? rounds : 0)
         factored = factor_active!(W, now, δ)
         from = (x = best.x, y = best.y, z = W.size.r_z)
         from.z .= ifelse.(now, best.z, zero(T))

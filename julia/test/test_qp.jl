@@ -1,6 +1,7 @@
 # Dense quadratic programmes: conditions of optimality, sets, rays, and the call by XLA.
 
 using ImplicitAdjoints: ImplicitAdjoints, QPWorkspace, Status, quadratic_programme_pointer
+using ImplicitAdjoints: programme_derivative_pointer
 using ImplicitAdjoints: CONVERGED, INFEASIBLE, NOT_POSITIVE_DEFINITE, UNBOUNDED
 using LinearAlgebra, Random, Test
 
@@ -275,7 +276,7 @@ end
     for (i, p) in enumerate(made)
         W = solved(p, T)
         @test x[:, i] == W.best.x && z[:, i] == W.best.z
-        @test L[:, :, i]' ≈ LowerTriangular(W.system.L)
+        @test LowerTriangular(L[:, :, i]) ≈ LowerTriangular(W.system.L)
     end
     @test BLAS.get_num_threads() == ImplicitAdjoints.BLAS_BEFORE[]
     frame = fake_frame(outs, ins; lower = 0, upper = 1, max_steps = 60, warm = 0)
@@ -283,3 +284,31 @@ end
 end
 @test_throws "quadratic_programme has no method for int32" quadratic_programme_pointer(
     "int32")
+
+@testset "derivatives' solves by XLA, $T" for T in (Float64, Float32)
+    # K v = r with the matrix written out; r in the order of (x, y, z).
+    n, k, m, batch = 9, 2, 5, 3
+    r = m + 2n
+    made = [random_programme(Xoshiro(s), n, k, m; scale = 10.0) for s in 1:batch]
+    solutions = map(p -> solved(p, T), made)
+    each(f) = T.(cat(map(f, solutions)...; dims = 3))
+    right = randn(Xoshiro(0), T, n + k + r, batch)
+    active = reduce(hcat, [W.active for W in solutions])
+    wrap(a, dims...) = FakeArray(a, (batch, reverse(dims)...))
+    ins = Any[wrap(each(W -> W.given.P), n, n), wrap(each(W -> W.given.Aᵀ), n, k),
+        wrap(each(W -> W.given.Gᵀ), n, m), wrap(active, r),
+        wrap(each(W -> W.system.L), n, n), wrap(right, n + k + r)]
+    v, left = zeros(T, n + k + r, batch), fill(T(7), batch)
+    outs = Any[wrap(v, n + k + r), wrap(left)]
+    target = programme_derivative_pointer(ImplicitAdjoints.numpy_name(T))
+    @test call(target, fake_frame(outs, ins; lower = 1, upper = 1)) === nothing
+    for (i, p) in enumerate(made)
+        C, = rows(p)
+        on = Diagonal(active[:, i])
+        K = [p.P p.A' C'*on; p.A zeros(k, k+r); on*C zeros(r, k) I-on]
+        @test norm(K * v[:, i] - right[:, i]) <= sqrt(eps(T)) * norm(right[:, i])
+        @test left[i] <= sqrt(eps(T))
+    end
+    misfit = fake_frame(outs, ins; lower = 0, upper = 1)
+    @test occursin("misfit arrays", call(target, misfit))
+end

@@ -28,7 +28,7 @@ def checked(k: int, value, parameter, dtype):
     for rule, holds in [*rules, ("free of NaN", lambda v: v == v)]:
         if isinstance(value, Tracer):
             value = value + jnp.where(holds(value), 0.0, jnp.nan)
-        elif not (good := np.asarray(holds(value))).all():
+        elif not (good := holds(np.asarray(value))).all():  # known while one traces
             where = tuple(int(i) for i in np.argwhere(~good)[0])
             raise ValueError(
                 f"the layer's argument {k} must be {rule}, as its parameter "

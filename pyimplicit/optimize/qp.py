@@ -21,8 +21,8 @@ from .qp_check import definite, prepare
 from .qp_data import QP, dense, programme, scaled
 from .qp_degenerate import Degenerate, differentiable, policy
 from .qp_interior import RUNNING, Given, advanced, ended, start
-from .qp_julia import in_julia, julia_optimum
-from .qp_kkt import PSEUDO, Sets
+from .qp_julia import in_julia, julia_optimum, julia_refined
+from .qp_kkt import PSEUDO, KKTSolver, Sets, refined
 from .qp_polish import ROUNDS, Polished, polish
 from .qp_sparse import judged, sparse_optimum, sparse_programme
 
@@ -142,7 +142,8 @@ def qp(
     # Two programs: the first has no derivative, so that eager transforms share it.
     fixed, start = stop_gradient((given, start))
     found = _optimum(fixed, start, solver, throw)
-    return _answer(given, found, how, throw)
+    refine = julia_refined if getattr(solver, "backend", "") == "julia" else refined
+    return _answer(given, found, how, refine, throw)
 
 
 def _placed(solver, given):
@@ -287,11 +288,12 @@ def _from_start(problem: QP, start) -> Polished:
 
 
 @eqx.filter_jit
-def _answer(given, found: Optimum, how, throw) -> QPSolution:
+def _answer(given, found: Optimum, how, refine, throw) -> QPSolution:
     problem, best = _programme(given), found.best
     there: Any = found.status == Status.converged
     small = _as_small(problem) if how != "least_norm" else problem
-    x, y, z = differentiable(how, small, found.point, best.sets, best.L, there, throw)
+    solver = KKTSolver(stop_gradient(best.L), refine)
+    x, y, z = differentiable(how, small, found.point, best.sets, solver, there, throw)
     value = x @ product(problem.P, x) / 2 + problem.q @ x
     value = borrow(_value(value, found.status), value, there)
     z_G, z_lb, z_ub = problem.C.split(z)

@@ -56,12 +56,13 @@ def policy(name: str, degenerate: Degenerate):
     )
 
 
-def differentiable(how, problem: QP, point, sets: Sets, L, valid, throw: bool):
-    """`point`, the solution (x, y, z) of `problem`, with its derivatives."""
+def differentiable(how, problem: QP, point, sets: Sets, solver, valid, throw: bool):
+    """`point`, the solution (x, y, z) of `problem`, with its derivatives; those of least
+    norm by `solver`."""
     if isinstance(how, Smoothed):
         return _smoothed(how, problem, point, valid, throw)
     one_sided = how == "one_sided"
-    solver = OneSided(throw) if one_sided else KKTSolver(stop_gradient(L))
+    solver = OneSided(throw) if one_sided else solver
     F = lambda point, given: residual(point, given, one_sided)
     matrix = lambda _, given: KKT.of(
         given[0], given[1], one_sided

@@ -16,7 +16,7 @@ from ..engine.call import call
 from ..linear.operator import SparseOperator
 from .qp_assemble import known
 from .qp_data import QP
-from .qp_kkt import KKT, Sets, condense
+from .qp_kkt import KKT, Sets, condense, refined
 from .qp_polish import Polished
 
 
@@ -62,8 +62,23 @@ def julia_optimum(problem: QP, rtol: float, max_steps: int, start):
     )
     x, y, z, active, weak, *L, status, steps, polished, error = out
     sets = Sets(active, weak)
-    L = condense(KKT.of(problem, sets)) if sparse else L[0]
+    L = condense(KKT.of(problem, sets)) if sparse else L[0].T  # Julia keeps columns
     return (x, y, z), status, steps, Polished(x, y, z, sets, L, polished, error)
+
+
+def julia_refined(K: KKT, L, b):
+    """`qp_kkt.refined` over threads, for dense matrices and no weakly active rows (of
+    which the answer is not taken)."""
+    if isinstance(L, SparseOperator):
+        return refined(K, L, b)
+    v, error = call(
+        engine.target("programme_derivative", b.dtype),
+        *(K.P, K.A, K.C.G, K.row, L.T, b),
+        out=[jax.ShapeDtypeStruct(b.shape, b.dtype), jax.ShapeDtypeStruct((), b.dtype)],
+        lower=int(K.C.lower),
+        upper=int(K.C.upper),
+    )
+    return v, error
 
 
 def _numbers(M):

@@ -15,6 +15,7 @@ then takes ρ and δ out again. Should it not converge, or rows be weakly active
 large sparse matrix without one, see `qp_weak`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -211,10 +212,11 @@ def refined(K: KKT, L, b):
 
 
 class KKTSolver(lx.AbstractLinearSolver):
-    """Solves with a `KKT`: by its condensed factor `L` (made anew if None), or, where that
-    fails or rows are weakly active, by the pseudo-inverse."""
+    """Solves with a `KKT`: by its condensed factor `L` (made anew if None) and `refine`;
+    where that fails or rows are weakly active by the pseudo-inverse."""
 
     L: object = None
+    refine: Callable = eqx.field(static=True, default=refined)
 
     def init(self, operator: Any, options):
         del options
@@ -223,7 +225,7 @@ class KKTSolver(lx.AbstractLinearSolver):
     def compute(self, state, vector, options):
         del options
         K, L = state
-        v, error = refined(K, L, vector)
+        v, error = self.refine(K, L, vector)
         bad = ~(error <= close(vector.dtype)) | jnp.any(K.row != K.col)
         if vector.size > PSEUDO and isinstance(L, SparseOperator):
             pseudo = lambda: self._weakly(K, L, vector)
