@@ -23,7 +23,6 @@ their order, whatever the number of threads.
 """
 struct Assembly{O<:Operator,d,k,I}
     operator::O
-    cells::Matrix{Int32}
     entries::Scatter{I}
     nodes::Scatter{UInt8}  # the numbers of a point's coordinates
 end
@@ -50,7 +49,7 @@ function Assembly(operator::Operator, cells, slot, nentries::Integer, npoints::I
     rows = Scatter(cells, slot, nentries; rows = test)
     nodes = Scatter(cells, coordinates, dim * npoints)
     return Assembly{typeof(operator),dim,k,eltype(rows.offsets)}(
-        operator, cells, rows, nodes)
+        operator, rows, nodes)
 end
 
 unval(::Val{n}) where {n} = n
@@ -76,10 +75,10 @@ Transposed(f, _) = Transposed(f)
 function assemble!(y, A::Assembly{O,d,k}, X, θ) where {O,d,k}
     check(A, X, θ)
     test, trial = components(A.operator, Val(d))
-    return scatter!(y, A.entries, Val(k), test) do e
-        T, G = cell_geometry(A, X, e)
-        B = blocks(A.operator, coefficients(A, θ, e), G)
-        scaled(T, entries_of(B, ntrials(A.operator, Val(k)), test, trial))
+    return scatter!(y, A.entries, Val(k), test) do e, nodes
+        T, G = cell_geometry(A, X, e, nodes)
+        B = blocks(A.operator, scaled(T, coefficients(A, θ, e)), G)
+        entries_of(B, ntrials(A.operator, Val(k)), test, trial)
     end
 end
 
@@ -107,8 +106,8 @@ function points_pullback(A::Assembly{O,d,k}, X, θ, v) where {O,d,k}
     check(A, X, θ)
     check(A, X, v)
     X̄ = Matrix{number_type(X, θ, v)}(undef, d, A.nodes.size ÷ d)
-    return scatter!(X̄, A.nodes, Val(k), Val(1)) do e
-        T, G = cell_geometry(A, X, e)
+    return scatter!(X̄, A.nodes, Val(k), Val(1)) do e, nodes
+        T, G = cell_geometry(A, X, e, nodes)
         W, θe = weights(A, v, e), coefficients(A, θ, e)
         s = T * inner(θe, pull_coefficients(A.operator, G, W))
         Ḡ = ntuple(i -> gradient_pullback(A.operator, θe, G, W, i), Val(k))
@@ -119,7 +118,7 @@ function points_pullback(A::Assembly{O,d,k}, X, θ, v) where {O,d,k}
 end
 
 number_type(arrays...) = promote_type(Float64, map(eltype, arrays)...)
-ncells(A::Assembly) = size(A.cells, 2)
+ncells(A::Assembly) = size(A.entries.owners, 2)
 
 @inline function blocks(op::Operator, θ, G::NTuple{k,Any}) where {k}
     n = ntrials(op, Val(k))
@@ -159,12 +158,9 @@ end
 @inline coefficients(A::Assembly{O,d}, θ, e) where {O,d} =
     ntuple(m -> (@inbounds θ[m, e]), ncoefficients(A.operator, Val(d)))
 
-@inline function cell_geometry(A::Assembly{O,d,k}, X, e) where {O,d,k}
-    corners = ntuple(Val(k)) do i
-        node = @inbounds A.cells[i, e]
-        ntuple(a -> (@inbounds X[a, node]), Val(d))
-    end
-    T, G = geometry(corners)
+@inline function cell_geometry(
+    A::Assembly{O,d,k}, X, e, nodes = owners(A.entries, e, Val(k))) where {O,d,k}
+    T, G = geometry(map(n -> ntuple(a -> (@inbounds X[a, n]), Val(d)), nodes))
     T <= 0 && flat_cell(e)  # points may be NaN where they were refused
     return T, G
 end
@@ -182,7 +178,9 @@ end
 
 function foreach_chunk(f::F, n, chunk = 8192) where {F}
     foreach_threaded(cld(n, chunk)) do c
-        foreach(f, (chunk * (c - 1) + 1):min(chunk * c, n))
+        for e in (chunk * (c - 1) + 1):min(chunk * c, n)
+            @inline f(e)
+        end
     end
 end
 

@@ -13,6 +13,7 @@ struct Piece
     owners::UnitRange{Int32}
     places::UnitRange{Int}
     runs::Vector{UnitRange{Int32}}
+    whole::Vector{Bool}  # whether all owners of a run's items belong to the piece
 end
 
 struct Scatter{I<:Integer}
@@ -61,19 +62,28 @@ function pieces(owners, starts, ends, size)
     last[end] = size
     return map(eachindex(ranges)) do p
         mine, before = UnitRange{Int32}(ranges[p]), p == 1 ? 0 : last[p - 1]
-        items = [e for e in axes(owners, 2) if any(in(mine), @view owners[:, e])]
-        Piece(mine, (before + 1):last[p], runs(items))
+        Piece(mine, (before + 1):last[p], runs(owners, mine)...)
     end
 end
 
-# Increasing numbers as ranges.
-function runs(items)
-    ends = [i for i in eachindex(items) if get(items, i + 1, 0) != items[i] + 1]
-    begins = [1; ends[1:(end - 1)] .+ 1]
-    return UnitRange{Int32}[items[a]:items[b] for (a, b) in zip(begins, ends)]
+# The items that have an owner in `mine`, as ranges, and of which all owners are there.
+function runs(owners, mine)
+    ranges, whole = UnitRange{Int32}[], Bool[]
+    for e in Int32.(axes(owners, 2))
+        there = count(in(mine), @view owners[:, e])
+        there == 0 && continue
+        all_there = there == Base.size(owners, 1)
+        if !isempty(ranges) && last(ranges[end]) == e - 1 && whole[end] == all_there
+            ranges[end] = first(ranges[end]):e
+        else
+            push!(ranges, e:e)
+            push!(whole, all_there)
+        end
+    end
+    return ranges, whole
 end
 
-# y = Σ of the numbers of all items; `f(e)` has those of item e, a tuple.
+# y = Σ of the numbers of all items; `f(e, owners)` has those of item e, a tuple.
 function scatter!(f::F, y, s::Scatter, ::Val{k}, ::Val{rows}) where {F,k,rows}
     foreach_threaded(length(s.pieces)) do piece
         add_piece!(f, y, s, s.pieces[piece], Val(k), Val(rows))
@@ -81,15 +91,22 @@ function scatter!(f::F, y, s::Scatter, ::Val{k}, ::Val{rows}) where {F,k,rows}
     return y
 end
 
-function add_piece!(f::F, y, s, piece, ::Val{k}, ::Val{rows}) where {F,k,rows}
-    corners, starts, offsets, mine = s.owners, vec(s.starts), s.offsets, piece.owners
+function add_piece!(f, y, s, piece, corners, rows)
     fill!(view(y, piece.places), zero(eltype(y)))
-    @inbounds for run in piece.runs, e in run
-        E = f(e)
+    for (run, whole) in zip(piece.runs, piece.whole)
+        add_run!(f, y, s, run, whole ? nothing : piece.owners, corners, rows)
+    end
+end
+
+function add_run!(f::F, y, s, run, mine, ::Val{k}, ::Val{rows}) where {F,k,rows}
+    starts, offsets = vec(s.starts), s.offsets
+    @inbounds for e in run
+        corners = owners(s, e, Val(k))
+        E = @inline f(e, corners)
         m = length(E) ÷ (k * rows)
         for i in 1:k
-            owner = corners[i, e]
-            owner in mine || continue
+            owner = corners[i]
+            mine === nothing || owner in mine || continue
             for a in 1:rows
                 start = starts[rows * (owner - 1) + a]
                 before = m * (rows * (i - 1) + a - 1)
@@ -100,6 +117,9 @@ function add_piece!(f::F, y, s, piece, ::Val{k}, ::Val{rows}) where {F,k,rows}
         end
     end
 end
+
+@inline owners(s::Scatter, e, ::Val{k}) where {k} =
+    ntuple(i -> (@inbounds s.owners[i, e]), Val(k))
 
 # The number of item e that group a of its corner i has at j.
 @inline function gathered(v, s::Scatter, e, i, a, j, rows, m)

@@ -128,8 +128,8 @@ end
     pieces = length(line.entries.pieces)
     @test pieces == min(ImplicitAdjoints.workers(), 5)
     whole(s) = ImplicitAdjoints.Scatter(s.owners, s.starts, s.offsets, s.size,
-        [ImplicitAdjoints.Piece(1:(n + 1), 1:(s.size), [1:n])])
-    alone = typeof(line)(line.operator, line.cells, whole(line.entries), whole(line.nodes))
+        [ImplicitAdjoints.Piece(1:(n + 1), 1:(s.size), [1:n], [true])])
+    alone = typeof(line)(line.operator, whole(line.entries), whole(line.nodes))
     @test alone(points, κ) == a
     @test ImplicitAdjoints.points_pullback(alone, points, κ, a) ==
         ImplicitAdjoints.points_pullback(line, points, κ, a)
