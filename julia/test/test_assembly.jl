@@ -165,3 +165,15 @@ end
     B = make_assembly("Advection", 1, Int32[0 1 2], reshape(Int32.(0:8), 1, 3, 3), 9, 3, 2)
     @test B(TRIANGLE, [6.0; 12;;])[1:3:9] ≈ [-3, 1, 2]
 end
+
+@testset "blocks of diffusion" begin
+    rng = MersenneTwister(7)
+    for k in 2:4
+        others = ntuple(_ -> Tuple(randn(rng, k - 1)), k - 1)
+        G = (map(-, reduce(ImplicitAdjoints.plus, others)), others...)
+        B = ImplicitAdjoints.blocks(Diffusion(), (1.7,), G)
+        for i in 1:k, j in 1:k
+            @test B[i][j][1][1] ≈ 1.7 * dot(collect(G[i]), collect(G[j])) atol = 1e-13
+        end
+    end
+end
