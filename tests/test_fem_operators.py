@@ -11,6 +11,7 @@ import pytest
 
 from pyimplicit import fem
 from pyimplicit.fem import FunctionSpace, Mesh, dot, grad
+from pyimplicit.fem.moved import dof_points
 
 from .test_mesh import skewed
 
@@ -53,6 +54,55 @@ def test_points_far_from_the_centre_of_their_cell():
     mesh = Mesh.from_arrays(points, {"triangle": fan})
     E = fem.point_evaluation(FunctionSpace(mesh), [[0.01, 1e-6], [0.99, 1e-6]])
     np.testing.assert_allclose(E(mesh.points), [[0.01, 1e-6], [0.99, 1e-6]], atol=1e-12)
+
+
+six = Mesh.from_arrays(
+    np.array([[0, 0], [1, 0], [0, 1], [0.6, -0.1], [0.6, 0.5], [0.1, 0.5]]),
+    {"triangle6": [[0, 1, 2, 3, 4, 5]]},
+)
+MOVED = {
+    "P1": FunctionSpace(skewed(Mesh.rectangle(3, 3), 0.05)),
+    "Q2": FunctionSpace(skewed(Mesh.rectangle(2, 2, cells="quad"), 0.05), "Q2"),
+    "curved": FunctionSpace(six, "P2"),
+}
+
+
+@pytest.mark.parametrize("V", MOVED.values(), ids=MOVED.keys())
+def test_points_rest_while_the_mesh_moves(V):
+    """Values and loads against an evaluation on the moved mesh; derivatives of both orders
+    against closed forms: u of the moved nodes is u(x), whatever the motion."""
+    X, mesh = V.mesh.points, V.mesh
+    a = np.arange(1.0, mesh.dim + 1)
+    rng = np.random.default_rng(0)
+    middles = X[V.domain().nodes].mean(axis=1)[::3]
+    at = middles + 0.01 * rng.normal(size=middles.shape)
+    motion = 0.02 * rng.normal(size=X.shape)
+    E = lambda t: fem.point_evaluation(V, at, mesh_points=X + t * motion)
+    other = FunctionSpace(Mesh.from_arrays(X + motion, mesh.cells), V.element.name)
+    u, load = rng.normal(size=V.n_dofs), rng.normal(size=len(at))
+    linear = lambda t: E(t)(dof_points(V, X + t * motion) @ a)
+    given = lambda t: E(t)(u)
+    two = lambda f: jnp.stack([jax.jacfwd(f)(1.0), jax.jacrev(jax.jacfwd(f))(1.0)])
+    run = jax.jit(lambda: (E(1.0)(u), E(1.0).T(load), two(linear), two(given)))
+    values, loads, zero, slopes = run()
+    exact = fem.point_evaluation(other, at)
+    np.testing.assert_allclose(values, exact(u), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(loads, exact.T(load), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(zero, 0, atol=1e-11)
+    f, h = jax.jit(given), 1e-4
+    plus, minus = f(1 + h), f(1 - h)
+    np.testing.assert_allclose(slopes[0], (plus - minus) / (2 * h), rtol=1e-5, atol=1e-7)
+    second = (plus - 2 * values + minus) / h**2
+    np.testing.assert_allclose(slopes[1], second, rtol=1e-3, atol=1e-5)
+
+
+def test_a_point_that_leaves_its_cell():
+    X = V2.mesh.points
+    E = lambda s: fem.point_evaluation(V2, [[0.4, 0.4]], mesh_points=X + s)(X)
+    close = jax.jit(E)(jnp.array([1e-3, 0.0]))
+    np.testing.assert_allclose(close, [[0.399, 0.4]], rtol=1e-12)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no longer in the cell"):
+        jax.block_until_ready(jax.jit(E)(jnp.array([0.3, 0.0])))
 
 
 def test_points_on_the_rim():

@@ -1,8 +1,20 @@
 """Which cell holds a point, and where in the reference cell it lies."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from .space import FunctionSpace
+from ..engine.failure import fail_unless_zero
+from .domain import invert
+from .elements import Lagrange
+from .space import FunctionSpace, on_device
+
+
+NEWTON = 8  # steps, from a point of the cell before it moved
+LEFT = (
+    "`point_evaluation(mesh_points=...)`: a point is no longer in the cell that held it: "
+    "move the mesh less, or make a FunctionSpace of the moved mesh"
+)
 
 
 def locate(V: FunctionSpace, points: np.ndarray, tol: float):
@@ -32,6 +44,36 @@ def locate(V: FunctionSpace, points: np.ndarray, tol: float):
             f"({bad.size} such points).\nMove it inside, or raise `tol`."
         )
     return cells, reference
+
+
+def basis_in_moved(V: FunctionSpace, cells, reference, x, mesh_points, tol: float):
+    """The basis at `x` `(m, dim)`, which rest while the mesh moves: `(m, k)`. `reference`:
+    where they were in their `cells`.
+
+    ξ solves Σ φ_g(ξ) x_g = x: one step of Newton's method where cells are affine. In
+    others its steps converge together with their derivatives, which are differentiated.
+    """
+    domain = V.domain()
+    nodes = mesh_points[on_device(domain.nodes[cells])]
+    at = lambda ref, nodes: _basis(domain.geometry, ref) @ nodes
+
+    def step(ref, nodes, x):
+        J = jax.jacfwd(at)(ref, nodes)
+        return ref + invert(J)[1] @ (x - at(ref, nodes))
+
+    ref, x = jnp.asarray(reference, nodes.dtype), jnp.asarray(x, nodes.dtype)
+    every = lambda ref, _: (jax.vmap(step)(ref, nodes, x), None)
+    ref, _ = jax.lax.scan(every, ref, None, 1 if domain.affine else NEWTON)
+    high = jnp.sum(ref, -1) if V.element.cell.simplex else jnp.max(ref, -1)
+    out = jnp.maximum(-jnp.min(ref, -1), high - 1)
+    left = ~jnp.all(out <= max(tol, float(jnp.finfo(ref.dtype).eps) ** 0.75))
+    return fail_unless_zero(jax.vmap(lambda r: _basis(V.element, r))(ref), left, ("", LEFT))
+
+
+def _basis(element: Lagrange, ref):
+    """That of one reference point `(dim,)` in JAX: `(k,)`."""
+    monomials = jnp.prod(ref**element.powers, axis=1)
+    return monomials @ jnp.asarray(element.coefficients, ref.dtype)
 
 
 def _outside(V: FunctionSpace, reference: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ import numpy as np
 from .assembly import Term, map_items
 from .coefficients import evaluate, function, interpret
 from .forms import Context, Field
-from .locate import locate
+from .locate import basis_in_moved, locate
+from .moved import moved
 from .space import FunctionSpace, Space, on_device
 from .values import as_numbers, common_dtype
 
@@ -58,10 +59,19 @@ class PointEvaluation(eqx.Module):
         return self(jnp.eye(columns, dtype=self.weights.dtype))
 
 
-def point_evaluation(V: FunctionSpace, points, *, tol: float = 1e-8) -> PointEvaluation:
+def point_evaluation(
+    V: FunctionSpace, points, *, tol: float = 1e-8, mesh_points=None
+) -> PointEvaluation:
     """Evaluation at `points`, `(m, dim)`, static numbers. [length]
 
     A point may lie outside the mesh by `tol` times the size of the nearest cell.
+
+    `mesh_points`: of the mesh, if they are moved. Then `points` stay where they are in
+    space, and each must stay in the cell that held it, or an error says so when it runs
+    (on an edge the values have a kink). If not given, points move with their cells.
+
+    *Derivative*: in what is evaluated, and in `mesh_points` (shape derivatives), any order.
+    The transpose is the load of point forces; it needs no loop over cells.
     """
     points = np.asarray(points, np.float64)
     if points.ndim != 2 or points.shape[1] != V.mesh.dim:
@@ -76,11 +86,13 @@ def point_evaluation(V: FunctionSpace, points, *, tol: float = 1e-8) -> PointEva
             f"Got {points[i].tolist()} as point {i}.\nLook at what wrote them."
         )
     cells, reference = locate(V, points, tol)
-    return PointEvaluation(
-        on_device(V.cells[cells]),
-        on_device(V.element.values(reference)),
-        V.n_dofs,
-    )
+    if mesh_points is None:
+        weights = on_device(V.element.values(reference))
+    else:
+        weights = basis_in_moved(
+            V, cells, reference, points, moved(V, None, mesh_points), tol
+        )
+    return PointEvaluation(on_device(V.cells[cells]), weights, V.n_dofs)
 
 
 def integrate(
