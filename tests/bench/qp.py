@@ -1,6 +1,6 @@
 """Optimisation layers: ratios against qpax, jaxopt, PIQP, cvxpylayers, in one run.
 
-    pip install qpax piqp jaxopt cvxpylayers
+    pip install qpax piqp jaxopt cvxpylayers moreau
     python -m tests.bench.qp [optnet tiny sparse large portfolio ...] [--scale 1.0]
 
 Peers that are not installed are left out. PIQP and Clarabel solve a batch in a loop and
@@ -20,6 +20,7 @@ CPU time [ms] on two cores of a busy machine, forward / with gradient, least of 
 
 import argparse
 import contextlib
+import functools
 import importlib
 import time
 import warnings
@@ -71,12 +72,30 @@ def solvers(n):
             found[name] = lambda P, q, G, h, options=options: qpax.solve_qp_primal(
                 P, q, *none, G, h, **options
             )
+    if moreau := peer("moreau.jax"):
+        found["Moreau"] = functools.partial(by_moreau, moreau)
     if jaxopt := peer("jaxopt"):
         osqp = jaxopt.OSQP(tol=1e-5, maxiter=4000)
         found["jaxopt OSQP"] = lambda P, q, G, h: (
             osqp.run(params_obj=(P, q), params_ineq=(G, h)).params.primal
         )
     return found
+
+
+def by_moreau(moreau, P, q, G, h):
+    """Its interior point; its other method has no gradient under `vmap`."""
+    m, n = G.shape
+    rows = lambda count: (n * np.arange(count + 1), np.tile(np.arange(n), count))
+    key = n, m
+    if key not in _moreau:
+        _moreau[key] = moreau.Solver(
+            n, m, *rows(n), *rows(m), moreau.Cones(num_nonneg_cones=m),
+            settings=moreau.Settings(solver="ipm"),
+        )  # fmt: skip
+    return _moreau[key].solve(P.reshape(-1), G.reshape(-1), q, h).x
+
+
+_moreau = {}  # its solvers, by shape
 
 
 def _batched(console, title, batch, n, m, repeats, skip=()):
