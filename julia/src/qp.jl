@@ -118,6 +118,20 @@ end
 # Samples that one thread takes at a time: about a quarter of a millisecond of work.
 block_size(n, rows) = clamp(500_000 ÷ (100 + n^2 * (n + rows)), 1, 64)
 
+# `f(W, s)` for all samples, over threads, each with a workspace for programmes of `sizes`.
+function foreach_sample(
+    f::F, samples, block, ::Type{T}, sizes::Vararg{Any,N}) where {F,T,N}
+    with_one_blas_thread() do
+        foreach_threaded(cld(samples, block)) do k
+            W = borrow_workspace(T, sizes...)
+            for s in ((k - 1) * block + 1):min(k * block, samples)
+                f(W, s)
+            end
+            give_back(W)
+        end
+    end
+end
+
 # --- what XLA calls ------------------------------------------------------------------
 
 """
@@ -141,14 +155,8 @@ function (::QuadraticProgrammes)(outs, ins, attrs)
         throw(DimensionMismatch("a programme of $n unknowns got misfit arrays."))
     samples = nsamples(first(outs))
     block = block_size(n, rows)
-    with_one_blas_thread() do
-        foreach_threaded(cld(samples, block)) do k
-            W = borrow_workspace(T, n, p, m, lower, upper)
-            for s in ((k - 1) * block + 1):min(k * block, samples)
-                solve_sample!(W, outs, ins, max_steps, warm, s)
-            end
-            give_back(W)
-        end
+    foreach_sample(samples, block, T, n, p, m, lower, upper) do W, s
+        solve_sample!(W, outs, ins, max_steps, warm, s)
     end
     return
 end

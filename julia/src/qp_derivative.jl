@@ -20,14 +20,8 @@ function (::ProgrammeDerivatives)(outs, ins, attrs)
         throw(DimensionMismatch("a programme of $n unknowns got misfit arrays."))
     samples = nsamples(first(outs))
     block = 4 * block_size(n, rows)
-    with_one_blas_thread() do
-        foreach_threaded(cld(samples, block)) do k
-            W = borrow_workspace(T, n, p, m, lower, upper)
-            for s in ((k - 1) * block + 1):min(k * block, samples)
-                solve_derivative!(W, outs, ins, s)
-            end
-            give_back(W)
-        end
+    foreach_sample(samples, block, T, n, p, m, lower, upper) do W, s
+        solve_derivative!(W, outs, ins, s)
     end
     return
 end

@@ -65,11 +65,7 @@ def system(space: Space, terms: list[Term], u: jax.Array, points=None, dtype=Non
     dtype = u.dtype if dtype is None else dtype
     values = jnp.zeros(len(space.sparsity.rows), dtype)
     total = jnp.zeros(space.size, dtype)
-    for term in terms:
-        at_u = _residual_of(space, term, dtype)
-        matrix = _tangent_of(space, term, dtype)
-        both = lambda *a, matrix=matrix, at_u=at_u: (matrix(*a), at_u(*a))
-        element, vector = map_items(space, term, both, u, points)
+    for term, element, vector in _contributions(space, terms, u, points, dtype):
         places = space.array("slot", term.domain)
         values = values + scatter(element, places, len(space.sparsity.rows))
         total = total + scatter(vector, space.array("cell_dofs", term.domain), space.size)
@@ -85,17 +81,22 @@ def element_tangents(
     n, k = space.cell_dofs.shape
     elements = jnp.zeros((n, k, k), dtype)
     total = jnp.zeros(space.size, dtype)
-    for term in terms:
-        at_u = _residual_of(space, term, dtype)
-        matrix = _tangent_of(space, term, dtype)
-        both = lambda *a, matrix=matrix, at_u=at_u: (matrix(*a), at_u(*a))
-        element, vector = map_items(space, term, both, u, points)
+    for term, element, vector in _contributions(space, terms, u, points, dtype):
         if term.domain.name is not None:
             cells = space.array("cells of", term.domain)
             element = jax.ops.segment_sum(element, cells, n)
         elements = elements + element
         total = total + scatter(vector, space.array("cell_dofs", term.domain), space.size)
     return elements, total
+
+
+def _contributions(space, terms, u, points, dtype):
+    """Each term with its element tangents and element residuals."""
+    for term in terms:
+        at_u = _residual_of(space, term, dtype)
+        matrix = _tangent_of(space, term, dtype)
+        both = lambda *a, matrix=matrix, at_u=at_u: (matrix(*a), at_u(*a))
+        yield term, *map_items(space, term, both, u, points)
 
 
 # --- at one point ---------------------------------------------------------------------

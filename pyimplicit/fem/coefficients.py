@@ -330,3 +330,14 @@ def _call(name: str, function, x) -> jax.Array:
             f"Got {out}.\nIt is called with x of shape {x.shape[2:]}."
         )
     return as_numbers(jax.vmap(jax.vmap(function))(x), _called(name))
+
+
+def structs_at(V: Space, domain, coefficients: dict[str, Coefficient], dtype) -> dict:
+    """What `w` holds at a point, as structs."""
+    struct = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.finfo(dtype).dtype)
+    dim = V.mesh.dim
+    w = {"x": struct(dim), "h": struct()}
+    if domain.facet is not None:
+        w["n"] = struct(dim)
+    others = {n: c for n, c in coefficients.items() if c.meaning != "law"}
+    return w | {n: c.struct(dim) for n, c in others.items()}

@@ -22,6 +22,7 @@ import numpy as np
 from ..engine.failure import fail_unless_zero
 from ..implicit import Linearisation, attach
 from ..linear import SparsePattern, sparse_solve
+from ..linear.lineax_parts import FullRankSolver, declare
 from ..linear.solve import raw_solve
 from .problem import Problem
 
@@ -194,24 +195,10 @@ class Bordered(lx.AbstractLinearOperator):
     out_structure = in_structure
 
 
-@lx.is_symmetric.register(Bordered)
-def _(operator):
-    return True
+declare(Bordered, symmetric=lambda operator: True, definite=lambda operator: False)
 
 
-for _predicate in (
-    lx.is_diagonal,
-    lx.is_tridiagonal,
-    lx.has_unit_diagonal,
-    lx.is_lower_triangular,
-    lx.is_upper_triangular,
-    lx.is_positive_semidefinite,
-    lx.is_negative_semidefinite,
-):
-    _predicate.register(Bordered, lambda operator: False)
-
-
-class Nelson(lx.AbstractLinearSolver):
+class Nelson(FullRankSolver):
     """Solves with a `Bordered` operator by one sparse factorisation."""
 
     def init(self, operator, options):
@@ -238,12 +225,3 @@ class Nelson(lx.AbstractLinearSolver):
 
     def conj(self, state, options):
         return state, options
-
-    def assume_full_rank(self) -> bool:
-        return True
-
-    def allow_dependent_columns(self, operator) -> bool:
-        return False
-
-    def allow_dependent_rows(self, operator) -> bool:
-        return False

@@ -6,12 +6,13 @@ import equinox as eqx
 import lineax as lx
 
 from ..linear import SparseOperator
+from ..linear.lineax_parts import FullRankSolver
 from .krylov import Krylov, raw_krylov
 from .matrix_free import ElementOperator, run
 from .preconditioners import prepare
 
 
-class KrylovSolver(lx.AbstractLinearSolver[Any]):
+class KrylovSolver(FullRankSolver):
     """Solves with an `ElementOperator` in JAX, with a `SparseOperator` on the host."""
 
     how: Krylov = eqx.field(static=True)
@@ -43,12 +44,3 @@ class KrylovSolver(lx.AbstractLinearSolver[Any]):
 
     def conj(self, state, options: dict[str, Any]):
         return state, options
-
-    def assume_full_rank(self) -> bool:
-        return True
-
-    def allow_dependent_columns(self, operator) -> bool:  # lineax < 0.1
-        return False
-
-    def allow_dependent_rows(self, operator) -> bool:
-        return False

@@ -17,6 +17,7 @@ from .._status import Solution, Status
 from ..engine.failure import fail_unless_zero
 from ..engine.host import ASYMMETRY
 from ..linear.gmres import GMRES
+from ..linear.lineax_parts import declare
 from ..linear.symmetric import conjugate_gradients, minres
 from .assembly import scatter
 from .condense import Condensation
@@ -82,36 +83,12 @@ class ElementOperator(lx.AbstractLinearOperator):
         return self.in_structure()
 
 
-@lx.is_symmetric.register(ElementOperator)
-def _(operator):
-    return operator.symmetric
-
-
-@lx.is_positive_semidefinite.register(ElementOperator)
-def _(operator):
-    return operator.condensed.structure == "spd"
-
-
-def _false(operator: ElementOperator) -> bool:
-    return False
-
-
-for _predicate in (
-    lx.is_diagonal,
-    lx.is_tridiagonal,
-    lx.has_unit_diagonal,
-    lx.is_lower_triangular,
-    lx.is_upper_triangular,
-    lx.is_negative_semidefinite,
-):
-    _predicate.register(ElementOperator, _false)
-
-
-@lx.conj.register(ElementOperator)
-@lx.linearise.register(ElementOperator)
-@lx.materialise.register(ElementOperator)
-def _(operator):
-    return operator
+declare(
+    ElementOperator,
+    symmetric=lambda operator: operator.symmetric,
+    definite=lambda operator: operator.condensed.structure == "spd",
+)
+lx.conj.register(ElementOperator, lambda operator: operator)  # real
 
 
 def element_solve(A: ElementOperator, b, how: Krylov, throw: bool = True) -> Solution:

@@ -35,7 +35,11 @@ def kinds(fn, p: tuple, given: tuple[Kind, ...], *others) -> list[Kind]:
 
 
 def _free(value) -> Kind:
-    return Kind.UNIFORM if value.aval.size == 1 else Kind.FREE
+    return _free_of(value.aval)
+
+
+def _free_of(aval) -> Kind:
+    return Kind.UNIFORM if aval.size == 1 else Kind.FREE
 
 
 def _through(jaxpr, ins: list[Kind]) -> list[Kind]:
@@ -61,6 +65,8 @@ def _through(jaxpr, ins: list[Kind]) -> list[Kind]:
 def _one(equation, kinds: list[Kind], out) -> Kind:
     """The kind of the result of one operation."""
     name = equation.primitive.name
+    if not kinds:  # e.g. iota
+        return _free_of(out)
     product, zero = name in ("mul", "dot_general"), Kind.ZERO in kinds
     if zero and (product or (max(kinds) == Kind.ZERO and name in _MOVES | _SUMS)):
         return Kind.ZERO

@@ -14,7 +14,7 @@ from ..linear.pattern import Structure
 from . import newton
 from .assembly import Term, element_tangents
 from .boundary import pieces, with_laws
-from .coefficients import Coefficient, evaluate, interpret
+from .coefficients import Coefficient, evaluate, interpret, structs_at
 from .condense import Condensation, like
 from .constraints import Nullspace, Tie, combination, modes_of, periodic as periodic_tie
 from .dirichlet import Dirichlet
@@ -392,14 +392,3 @@ def _by_part(V: Space, conditions) -> tuple:
             f"each field.\nGot {conditions!r}.\nUse an empty dict for a field without."
         )
     return tuple(c or {} for c in conditions)
-
-
-def structs_at(V: Space, domain, coefficients: dict[str, Coefficient], dtype) -> dict:
-    """What `w` holds at a point, as structs."""
-    struct = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.finfo(dtype).dtype)
-    dim = V.mesh.dim
-    w = {"x": struct(dim), "h": struct()}
-    if domain.facet is not None:
-        w["n"] = struct(dim)
-    others = {n: c for n, c in coefficients.items() if c.meaning != "law"}
-    return w | {n: c.struct(dim) for n, c in others.items()}

@@ -11,12 +11,12 @@ from .._status import Solution
 from . import assembly, newton
 from .assembly import Term
 from .boundary import with_laws
-from .coefficients import Coefficient, evaluate
+from .coefficients import Coefficient, evaluate, structs_at
 from .forms import Context, inner
 from .krylov import Krylov
 from .linearity import check_form, names_of, structs
 from .matrix_free import element_product
-from .problem import Problem, structs_at
+from .problem import Problem
 from .space import FunctionSpace
 
 

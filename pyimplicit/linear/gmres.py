@@ -11,9 +11,10 @@ import lineax as lx
 from jax import lax
 
 from .._tree import flatten
+from .lineax_parts import FullRankSolver
 
 
-class GMRES(lx.AbstractLinearSolver[Any]):
+class GMRES(FullRankSolver):
     """Restarted GMRES with right preconditioning, a lineax solver.
 
     `rtol`, `atol`: it ends when ‖A x - b‖ ≤ atol + rtol ‖b‖ (Euclidean norms); if not given
@@ -85,15 +86,6 @@ class GMRES(lx.AbstractLinearSolver[Any]):
 
     def conj(self, state, options):
         return lx.conj(state), {k: lx.conj(v) for k, v in _preconditioner(options)}
-
-    def assume_full_rank(self) -> bool:
-        return True
-
-    def allow_dependent_columns(self, operator) -> bool:  # lineax < 0.1
-        return False
-
-    def allow_dependent_rows(self, operator) -> bool:
-        return False
 
 
 def _preconditioner(options):

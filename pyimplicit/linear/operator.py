@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 
+from .lineax_parts import FullRankSolver, declare
 from .pattern import SparsePattern
 from .solve import raw_solve
 
@@ -52,7 +53,7 @@ class SparseOperator(lx.AbstractLinearOperator):
         return jax.ShapeDtypeStruct((self.pattern.shape[axis],), self.values.dtype)
 
 
-class SparseDirect(lx.AbstractLinearSolver[SparseOperator]):
+class SparseDirect(FullRankSolver):
     """Factorises a `SparseOperator` on the current engine; see `sparse_solve`.
 
     The transposed system, the tangents and further right-hand sides of the same matrix
@@ -93,55 +94,14 @@ class SparseDirect(lx.AbstractLinearSolver[SparseOperator]):
     def conj(self, state: SparseOperator, options: dict[str, Any]):
         return lx.conj(state), options
 
-    def assume_full_rank(self) -> bool:
-        return True
 
-    def allow_dependent_columns(self, operator) -> bool:  # lineax < 0.1
-        return False
-
-    def allow_dependent_rows(self, operator) -> bool:
-        return False
-
-
-@lx.is_symmetric.register(SparseOperator)
-def _(operator):
-    return operator.pattern.partner is not None
-
-
-@lx.is_positive_semidefinite.register(SparseOperator)
-def _(operator):
-    return operator.pattern.structure == "spd"
-
-
-def _false(operator: SparseOperator) -> bool:
-    return False
-
-
-for _predicate in (
-    lx.is_diagonal,
-    lx.is_tridiagonal,
-    lx.has_unit_diagonal,
-    lx.is_lower_triangular,
-    lx.is_upper_triangular,
-    lx.is_negative_semidefinite,
-):
-    _predicate.register(SparseOperator, _false)
+declare(
+    SparseOperator,
+    symmetric=lambda operator: operator.pattern.partner is not None,
+    definite=lambda operator: operator.pattern.structure == "spd",
+)
 
 
 @lx.conj.register(SparseOperator)
 def _(operator):
     return SparseOperator(operator.pattern, jnp.conj(operator.values), operator.transposed)
-
-
-@lx.linearise.register(SparseOperator)
-@lx.materialise.register(SparseOperator)
-def _(operator):
-    return operator
-
-
-@lx.diagonal.register(SparseOperator)
-def _(operator):
-    rows, cols = operator.pattern.rows, operator.pattern.cols
-    (on,) = (rows == cols).nonzero()
-    n = min(operator.pattern.shape)
-    return jnp.zeros(n, operator.values.dtype).at[rows[on]].set(operator.values[on])
