@@ -105,3 +105,11 @@ declare(
 @lx.conj.register(SparseOperator)
 def _(operator):
     return SparseOperator(operator.pattern, jnp.conj(operator.values), operator.transposed)
+
+
+@lx.diagonal.register(SparseOperator)
+def _(operator):
+    rows, cols = operator.pattern.rows, operator.pattern.cols
+    (on,) = (rows == cols).nonzero()
+    n = min(operator.pattern.shape)
+    return jnp.zeros(n, operator.values.dtype).at[rows[on]].set(operator.values[on])
