@@ -11,7 +11,7 @@ const REPOSITORY = dirname(dirname(HERE))  # has the Python half in a checkout
     @testset "$name" for name in (
         "formalities", "status", "sparse", "rules", "march", "cache", "assembly",
         "callable", "xla", "ops", "threads", "active", "jacobian", "newton", "anderson",
-        "implicit_rules", "solutions", "qp")
+        "implicit_rules", "solutions", "qp", "qp_sparse")
         include("test_$name.jl")
     end
     # Threads are chosen when Julia starts.
