@@ -18,6 +18,25 @@ using ChainRulesCore, ImplicitAdjoints, LinearAlgebra, Random, SparseArrays, Tes
     @test found.bytes > sizeof(p.values)
 end
 
+# Factors for many solves have sparse columns where others have supernodes.
+@testset "for many solves: $what" for (what, A, status) in (
+    ("regular", laplacian(120), ImplicitAdjoints.CONVERGED),
+    ("singular", laplacian(120; dirichlet = false), ImplicitAdjoints.SINGULAR),
+    ("indefinite", laplacian(120) - 2I, ImplicitAdjoints.NOT_POSITIVE_DEFINITE))
+
+    p = problem(what, A, "spd", MersenneTwister(2))
+    pat, B = pattern(p), randn(MersenneTwister(1), p.n, 2)
+    solved(many) = (clear!(); X = similar(B);
+        F = ImplicitAdjoints.find_factor(pat, copy(p.values), many);
+        (ImplicitAdjoints.solve!(X, F, B, false)[1], X, F.numeric))
+    (of_many, X, F), (of_few, Y, G) = solved(true), solved(false)
+    @test of_many == of_few == [status, status]
+    isnothing(F) && continue
+    @test A * X ≈ B && X ≈ Y
+    is_super(F) = unsafe_load(pointer(F)).is_super
+    @test is_super(F) == 0 && is_super(G) == 1
+end
+
 @testset "by content" begin
     clear!()
     p = the_problem("advection")
