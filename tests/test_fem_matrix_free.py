@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import pyimplicit as pi
 from pyimplicit import fem
 from pyimplicit.fem import FunctionSpace, Krylov, Mesh, Problem, Tie, dot, evolve, grad
 
@@ -256,3 +257,14 @@ def test_time(kind):
 def test_what_is_refused(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+@pytest.mark.parametrize("matrix_free", [True, False])
+def test_a_structure_that_the_form_has_not_is_reported(matrix_free):
+    """Else the transposed solve would be with the matrix itself."""
+    solve = plain(wind, structure="symmetric")
+    how = Krylov("gmres", matrix_free=matrix_free)
+    u = jax.jit(lambda k: solve(k, solver=how, throw=False))(draw(V.mesh.n_cells))
+    assert u.status == pi.Status.not_symmetric and jnp.isnan(u.value[-1])
+    with pytest.raises(jax.errors.JaxRuntimeError, match="across the diagonal"):
+        jax.block_until_ready(jax.jit(lambda k: solve(k, solver=how))(draw(V.mesh.n_cells)))

@@ -202,7 +202,9 @@ def _handler(how: Krylov, inputs, outputs, attributes) -> None:
     if attributes["throw"] and status.any():
         said = failure(how, bool(attributes["transpose"]))
         text = said[int(status[status != 0].flat[0])]
-        raise ValueError(f"{text} The largest residual is {np.nanmax(error):.2g}.")
+        known = error[~np.isnan(error)]
+        largest = f" The largest residual is {known.max():.2g}." if known.size else ""
+        raise ValueError(text + largest)
 
 
 def _one(how: Krylov, attributes, values, b):

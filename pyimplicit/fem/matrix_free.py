@@ -138,7 +138,7 @@ def run(A: ElementOperator, M, b, how: Krylov, product=None):
     for bad, code in (
         (~definite, Status.not_positive_definite),
         (error <= 10 * rtol, Status.converged),  # the method's own word is not asked
-        (_asymmetric(A) if how.method != "gmres" else False, Status.not_symmetric),
+        (_asymmetric(A) if A.symmetric else False, Status.not_symmetric),
         (~finite, Status.nonfinite),
         (zero & finite, Status.converged),
     ):
