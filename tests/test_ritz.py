@@ -240,6 +240,7 @@ SOLVE: Any = ritz.solve
         (lambda: ritz.Box([0, 0], [1]), "same length"),
         (lambda: ritz.Ball(2, -1.0), "above zero"),
         (lambda: ritz.Gauss(0).rule(DISK.domain), "positive whole"),
+        (lambda: ritz.Gauss(2, boundary=0).rule(DISK.domain), "positive whole"),
         (lambda: ritz.Gauss(2).rule(ritz.Box([0] * 10, [1] * 10)), "Sobol"),
         (lambda: ritz.MonteCarlo(0), "positive whole"),
         (lambda: ritz.Penalty(weight=-1.0), "must be positive"),

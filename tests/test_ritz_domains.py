@@ -91,6 +91,23 @@ def test_each_piece_is_cut_into_cells(name, points):
     assert (three < two).all()
 
 
+def test_the_boundary_has_cells_of_its_own():
+    """`Gauss(p, n, m)` has the nodes of `Gauss(p, n)` inside, of `Gauss(p, m)` around."""
+    for name in ("slit", "interval", "mesh of a box"):
+        domain, *_ = DOMAINS[name]
+        inside, around = ritz.Gauss(2, 3, boundary=5).rule(domain)
+        jax.tree.map(
+            np.testing.assert_array_equal, inside, ritz.Gauss(2, 3).rule(domain)[0]
+        )
+        jax.tree.map(
+            np.testing.assert_array_equal, around, ritz.Gauss(2, 5).rule(domain)[1]
+        )
+        assert (
+            len(around.w) != len(ritz.Gauss(2, 3).rule(domain).boundary.w)
+            or domain.dim == 1
+        )
+
+
 def test_rules_of_about_a_number_of_nodes():
     """The fine rule and the usual one have about as many on one piece as on many."""
     for domain, *_ in DOMAINS.values():

@@ -89,15 +89,22 @@ class Gauss(AbstractQuadrature):
 
     For a `Box` these are its own, for a `Ball` the radius and angles. Other domains are
     made of `parts` triangles or tetrahedra (eight for a `Slit`, six for an `LShape`, the
-    cells of a mesh), and each has a rule: `parts` (points cells)^dim nodes.
+    cells of a mesh), and each has a rule: `parts` (points cells)^dim nodes. `boundary`:
+    the intervals on each piece of the boundary, if not `cells`; what holds boundary values
+    by a penalty may need more of them than the interior.
     """
 
     points: int = eqx.field(static=True, default=4)
     cells: int = eqx.field(static=True, default=8)
+    boundary: int | None = eqx.field(static=True, default=None)
 
     def rule(self, domain, key=None):
         with jax.ensure_compile_time_eval():
-            return domain.gauss(self.points, self.cells)
+            rule = domain.gauss(self.points, self.cells)
+            if self.boundary in (None, self.cells):
+                return rule
+            around = domain.gauss(self.points, self.boundary).boundary
+            return rule._replace(boundary=around)
 
 
 def fine_rule(domain: AbstractDomain, n: int | None = None) -> Rule:

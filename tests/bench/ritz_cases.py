@@ -132,7 +132,7 @@ def slit() -> Iterator[Case]:
     tip = lambda key: ritz.Features((None, domain.corner), ritz.MLP(4, 20, 1, key=key))
     drawn = ritz.MonteCarlo(512, 512)
     refined = lambda n: elements.slit(n, refined=True)
-    few, many = ritz.Gauss(6, 2), ritz.Gauss(6, 6)
+    few, many = ritz.Gauss(6, 2), ritz.Gauss(6, 6, boundary=24)
     for blocks, paper in ((3, 0.0079), (4, 0.0072), (5, 0.00647), (6, 0.0057)):
         model, hold = paper_net(blocks), ritz.Penalty(u, 500.0)
         metric = ritz.LevenbergMarquardt(start=1e-2)
