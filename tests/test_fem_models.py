@@ -2,8 +2,8 @@
 
 Of scikit-fem's examples with known values these are tested here and in
 test_fem_solids.py: 1, 3, 9, 10, 14, 18, 21, 36, 50. 19 and 39 (a mode of the heat equation
-decays) are `test_rates` of test_evolve.py. 2, 7, 37, 41 and 48 need elements that are not
-ours: Morley's, discontinuous, Raviart-Thomas', of mixed meshes, Hellan-Herrmann-Johnson's.
+decays) are `test_rates` of test_evolve.py; 2, 7, 37, 41 and 48, with elements that are not
+ours, are in test_fem_scikit.py.
 """
 
 from pathlib import Path
