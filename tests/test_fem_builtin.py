@@ -15,8 +15,10 @@ from pyimplicit.fem import (
     boundary,
     dot,
     grad,
+    inner,
     loops,
     recognise,
+    sym_grad,
 )
 from pyimplicit.fem.models import solid
 from pyimplicit.fem.operations import Kind, kinds
@@ -42,9 +44,9 @@ def plate(**how):
     return fem.models.elasticity(VECTOR, FIXED, force="f", **how, **CONDITIONS)
 
 
-def written(form):
+def written(form, V=SCALAR):
     """A problem of a form that somebody wrote."""
-    return Problem(SCALAR, form, FIXED, **CONDITIONS)
+    return Problem(V, form, FIXED, **CONDITIONS)
 
 
 def as_forms(problem):
@@ -103,6 +105,16 @@ CASES = {
     "plain": (
         written(lambda u, v, w: dot(w.k * grad(u), grad(v)) / 2 + (u - w.f) * v),
         {"k": NODES, "f": CELLS} | BOUNDARY,
+    ),
+    "vectors": (
+        written(
+            lambda u, v, w: (
+                w.x[0] * w.k * inner(grad(u), grad(v)) / 2 + w.m * dot(u, v) - dot(w.f, v)
+            ),
+            VECTOR,
+        ),
+        {"k": NODES, "m": CELLS, "f": fem.constant([0.5, -2.0]), "a": CELLS}
+        | {"q": fem.constant([1.0, 3.0]), "g": 0.5},
     ),
     "advection": (  # the upwind term has a matrix for each cell
         fem.models.advection_diffusion(SCALAR, FIXED, **CONDITIONS),
@@ -172,6 +184,7 @@ def test_the_loops_are_used(monkeypatch):
         "written": [(name, None) for name in ("Advection", "Mass", "TensorDiffusion")]
         + robin,
         "plain": [(n, None) for n in ("Diffusion", "Load", "Mass")] + robin,
+        "vectors": [(n, None) for n in ("Diffusion", "Diffusion", "Load", "Mass")] + robin,
         "advection": [("Advection", None), ("TensorDiffusion", None), *robin],
     }
     for name, (problem, coefficients) in CASES.items():
@@ -197,7 +210,21 @@ def test_other_forms_are_left_alone():
     assert built_in(Problem(SCALAR, form), {})
     once = FunctionSpace(MESH, degree=1)  # whose quadrature is not exact for it
     assert not built_in(Problem(once, form), {})
-    assert not built_in(Problem(VECTOR, lambda u, v, w: dot(u, v)), {})
+    plain = lambda u, v: inner(grad(u), grad(v))
+    assert built_in(Problem(VECTOR, lambda u, v, w: plain(u, v) - dot(u, v) / 3), {})
+    weights = jnp.array([1.0, 2.0])
+    for form in (
+        lambda u, v, w: inner(sym_grad(u), sym_grad(v)),
+        lambda u, v, w: inner(grad(u).T, grad(v)),
+        lambda u, v, w: jnp.einsum("ij,ji", grad(u), grad(v)),
+        lambda u, v, w: inner(grad(u) * weights, grad(v)),
+        lambda u, v, w: inner(grad(u).reshape(4)[::-1].reshape(2, 2), grad(v)),
+        lambda u, v, w: plain(u, v) + u[1] * v[0] - u[0] * v[1],
+        lambda u, v, w: plain(u, v) + dot(weights * u, v),
+        lambda u, v, w: plain(u, v) + dot(grad(u) @ weights, v),
+        lambda u, v, w: plain(u, v) + w.x[0] * dot(u, v),
+    ):
+        assert not built_in(Problem(VECTOR, form), {}), form
 
 
 def built_in(problem, coefficients):
@@ -235,4 +262,4 @@ def test_what_operations_say():
     }
     for kind, functions in expected.items():
         for i, f in enumerate(functions):
-            assert kinds(lambda p, f=f: f(p), p, (Kind.MULTIPLE,)) == [kind], (kind, i)
+            assert kinds(lambda p, f=f: f(*p), (p,), (Kind.MULTIPLE,)) == [kind], (kind, i)

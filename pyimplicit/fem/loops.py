@@ -34,8 +34,11 @@ def assemble(
     """Entries of an operator: `(nnz,)` on `V.pattern()`, or for "Load" `(size,)`.
 
     `theta`: `(n, m)`, the coefficients of each cell or facet. `points`: of the mesh, if
-    they are moved.
+    they are moved. Of a vector each component has the same Diffusion, and no other has.
     """
+    if operator == "Diffusion" and V.components > 1:
+        one = assemble(V.scalar, operator, theta, boundary=boundary, points=points)
+        return jnp.zeros(len(V.sparsity.rows), one.dtype).at[_alike(V)].set(one)
     key = operator, boundary
     if key not in V._loops:
         V._loops[key] = _Loop(V, operator, boundary)
@@ -58,6 +61,17 @@ def assemble(
     if points is not None:
         return loop.formula(points, theta)
     return loop.sum(*(a.astype(theta.real.dtype) for a in loop.geometry()), theta)
+
+
+def _alike(V: FunctionSpace) -> jax.Array:
+    """Where entries of `V.scalar.pattern()` stand in that of `V`: `(components, nnz)`."""
+    if "alike" not in V._loops:
+        rows, cols, _ = V.scalar.sparsity
+        each, n = np.arange(V.components)[:, None], V.components
+        key = (rows * n + each) * V.size + cols * n + each
+        places = np.searchsorted(V.sparsity.rows * V.size + V.sparsity.cols, key)
+        V._loops["alike"] = on_device(places)
+    return jax.lax.optimization_barrier(V._loops["alike"])
 
 
 class _Loop:

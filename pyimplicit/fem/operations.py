@@ -28,7 +28,7 @@ _CALLS = {"closed_call", "custom_jvp_call", "jit", "pjit"}
 
 def kinds(fn, p: tuple, given: tuple[Kind, ...], *others) -> list[Kind]:
     """The kind of each leaf of `fn(p, *others)`, for leaves of p that are of the kinds
-    `given`. Of a MULTIPLE only one axis may be longer than 1."""
+    `given`."""
     closed = jax.make_jaxpr(fn)(p, *others)
     rest = closed.jaxpr.invars[len(given) :]
     return _through(closed.jaxpr, [*given, *map(_free, rest)])
@@ -82,8 +82,11 @@ def _one(equation, kinds: list[Kind], out) -> Kind:
         return max(kinds[0], Kind.VANISHES) if name == "reduce_sum" else Kind.ANY
     if not jnp.issubdtype(out.dtype, jnp.inexact):
         return Kind.ANY
-    whole = out.size == equation.invars[moved[0]].aval.size
+    before = equation.invars[moved[0]].aval
+    whole = out.size == before.size
     if name == "dot_general":
         whole &= not any(equation.params["dimension_numbers"][0])
+    if sum(n > 1 for n in before.shape) > 1:  # its entries must keep their order
+        whole &= out.shape == before.shape and name not in ("dot_general", "transpose")
     even = whole and Kind.FREE not in kinds
     return kinds[moved[0]] if even else max(kinds[moved[0]], Kind.VANISHES)

@@ -10,6 +10,9 @@ these are constant in each cell. Then the matrix is a sum of operators of
 `pyimplicit.fem.loops`. Their coefficients are derivatives of the flux, by JAX: fewer
 numbers than an element matrix has. Which of them there are, whether they are constant, and
 whether K is κI is read off the operations of the form, never off numbers.
+
+Of vectors only κ ∇u:∇v and m u·v are known: the same for each component, and none of them
+mixed with others.
 """
 
 from typing import Any
@@ -31,33 +34,40 @@ def matrix_and_residual(V: Space, term: Term, points, dtype):
 
     *Derivative*: in the coefficients of the form through K, b, m and f, any order.
     """
-    if not isinstance(V, FunctionSpace) or V.components > 1 or not loops.fits(V):
+    if not isinstance(V, FunctionSpace) or not loops.fits(V):
         return None
     if term.domain.name is not None:
         return None
     real = jnp.finfo(dtype).dtype
-    zero = jnp.zeros(1, real), jnp.zeros((1, V.mesh.dim), real)
+    zero = jnp.zeros(V.components, real), jnp.zeros((V.components, V.mesh.dim), real)
     at = lambda u, w: flux(V, term.form, (u,), w, dtype)[0]
     slopes = lambda w: jax.jacfwd(at)(zero, w)
     varying, fixed = _at_point(V, term, real)
     depends = lambda fn: dependence(lambda v, w: fn(v | w), varying, fixed)
     changes = lambda fn: np.any(depends(fn), axis=1)
     there, change = dependence(at, zero, varying | fixed), changes(slopes).reshape(2, 2)
-    c0, c1 = kinds(at, zero, (Kind.VANISHES, Kind.MULTIPLE), varying | fixed)
+    both = Kind.MULTIPLE, Kind.MULTIPLE
+    linear = lambda p, w: jax.jvp(lambda u: at(u, w), (zero,), (p,))[1]
+    m_is_number, k_is_number = (
+        kind == Kind.MULTIPLE for kind in kinds(linear, zero, both, varying | fixed)
+    )
+    scalar = V.components == 1
 
     names = {}  # operator: its coefficients at a point
-    if there[1, 1] and c1 == Kind.MULTIPLE:
+    if there[1, 1] and k_is_number:
         first = jnp.zeros_like(zero[1]).at[0, 0].set(1.0)
         along = lambda w: jax.jvp(lambda g: at((zero[0], g), w)[1], zero[1:], (first,))[1]
         names["Diffusion"] = lambda w: along(w)[0, 0]
-    elif there[1, 1]:
+    elif there[1, 1] and scalar:
         names["TensorDiffusion"] = lambda w: slopes(w)[1][1]
-    if there[0, 1] and not change[0, 1] and V.degree >= 1:
+    if there[0, 1] and scalar and not change[0, 1] and V.degree >= 1:
         names["Advection"] = lambda w: slopes(w)[0][1]
-    if there[0, 0] and not change[0, 0] and V.degree >= 2:
-        names["Mass"] = lambda w: slopes(w)[0][0]
+    number = scalar or m_is_number
+    if there[0, 0] and number and not change[0, 0] and V.degree >= 2:
+        names["Mass"] = lambda w: slopes(w)[0][0][0, 0]
     if not names or len(names) < np.count_nonzero(there):
         return None
+    c0, c1 = kinds(at, zero, both, varying | fixed)
     vanishes = lambda c: c not in (Kind.UNIFORM, Kind.FREE, Kind.ANY)
     rest = not (vanishes(c0) and vanishes(c1))
     if vanishes(c1) and rest and V.degree >= 1 and not changes(lambda w: at(zero, w)[0])[0]:

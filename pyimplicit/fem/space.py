@@ -187,6 +187,13 @@ class FunctionSpace(Space):
         return self.numbering.cell_dofs
 
     @functools.cached_property
+    def scalar(self) -> "FunctionSpace":
+        """The same space of functions with one component."""
+        if self.components == 1:
+            return self
+        return FunctionSpace(self.mesh, self.element.name, 1, self.degree)
+
+    @functools.cached_property
     def dof_points(self) -> np.ndarray:
         """Where the unknowns are, `(n_dofs, dim)`. [length]"""
         points = np.empty((self.n_dofs, self.mesh.dim))
