@@ -95,6 +95,8 @@ def test_methods_are_functions_that_jax_takes(made):
     """As they are, without a lambda around them."""
     y = jax.jit(made.coordinates)(START).value
     np.testing.assert_allclose(jax.jit(made.value)(y, START), jax.jit(made.energy)(START))
+    alike = jax.tree.map(lambda a: a, made)  # one hash for what is equal: itself alone
+    assert made == made and made != alike and hash(made) != hash(alike)
 
 
 def test_batches_and_failures(made):

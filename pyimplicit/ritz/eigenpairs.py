@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from . import jets
 from .boundary import AbstractBoundary, Exact
+from .checks import as_domain
 from .domains import AbstractDomain, Rule
 from .energies import Energy, at, rayleigh
 from .functional import summed
@@ -65,6 +66,7 @@ def eigenpairs(
             "`eigenpairs(models=...)` must be a list of models, one for each pair.\n"
             f"Got {models!r}.\nPass e.g. [ritz.MLP(2, key=k) for k in keys]."
         )
+    domain = as_domain(domain)
     fine = fine_rule(domain) if fine is None else fine
     results: list[RitzResult] = []
     for model in models:
@@ -137,4 +139,5 @@ def ground_state(factor: Callable, potential: Any = 0.0) -> Energy:
         combine=lambda integrals: integrals[0] / integrals[1],
         curvature=lambda integrals: jnp.array([1.0, 0.0]) / integrals[1],
         mass=lambda integrals: integrals[1],
+        scale_free=True,
     )

@@ -30,6 +30,8 @@ class Energy(eqx.Module):
     - `curvature`: from the integrals to the coefficients `(k,)` of the second variations
       of the integrands in the metric of a natural gradient; the gradient of `combine` if
       None.
+    - `scale_free`: the energy does not change if u is multiplied by a number, as quotients:
+      boundary values then must be `Exact` or `Natural`.
     """
 
     density: Callable
@@ -38,6 +40,7 @@ class Energy(eqx.Module):
     combine: Callable | None = None
     curvature: Callable | None = None
     mass: Callable | None = None
+    scale_free: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         if not callable(self.density):
@@ -220,7 +223,7 @@ def rayleigh(
 
     # Less its projection u has another: only without one is this the eigenfunction's.
     mass = None if k else lambda integrals: integrals[1]
-    return Energy(density, combine=combine, curvature=curvature, mass=mass)
+    return Energy(density, combine=combine, curvature=curvature, mass=mass, scale_free=True)
 
 
 def _traction(traction) -> Callable | None:

@@ -20,6 +20,7 @@ import numpy as np
 from .. import fem
 from . import jets
 from .boundary import Natural
+from .checks import as_domain
 from .domains import AbstractDomain, Ball, Box, Rule
 from .energies import Energy, as_energy, at, poisson
 from .functional import summed
@@ -63,7 +64,7 @@ def error(
     given; take another than one that was trained on. Energies with `combine` (Rayleigh's
     quotient) have no such error: compare eigenvalues.
     """
-    energy = _plain(energy)
+    energy, domain = _plain(energy), as_domain(domain)
     rule = fine_rule(domain) if rule is None else rule
     jet = lambda fn, x: energy.jet(lambda x: jnp.asarray(fn(x)), x, domain.dim)
 
@@ -201,6 +202,7 @@ def flux_bound(
         space* (1947). doi:10.1090/qam/25902. Repin, *A posteriori estimates for partial
         differential equations* (2008), Eqs. (3.2.7), (3.2.19). doi:10.1515/9783110203042
     """
+    domain = as_domain(domain)
     fine = fine_rule(domain) if fine is None else fine
     reactive = callable(reaction) or reaction != 0
     scale = 1.0

@@ -38,13 +38,12 @@ def with_laplacian(field: Callable, x: jax.Array, dim: int) -> tuple[Any, ...]:
     """`(u, grad_u, laplacian)`: second derivatives forwards over forwards, one direction
     at a time (Taylor coefficients), so that no Hessian is made."""
 
-    def second(direction):
-        at = lambda t: field(x.at[:dim].add(t * direction))
-        slope = lambda t: jax.jvp(at, (t,), (jnp.ones_like(t),))[1]
-        zero = jnp.zeros((), x.dtype)
-        return jax.jvp(slope, (zero,), (jnp.ones_like(zero),))
+    def second(direction):  # at x itself: what does not depend on it is computed once
+        slope = lambda y: jax.jvp(field, (y,), (direction,))[1]
+        return jax.jvp(slope, (x,), (direction,))
 
-    slopes, curvatures = jax.vmap(second, out_axes=-1)(jnp.eye(dim, dtype=x.dtype))
+    along = jnp.eye(dim, len(x), dtype=x.dtype)
+    slopes, curvatures = jax.vmap(second, out_axes=-1)(along)
     return field(x), slopes, curvatures.sum(axis=-1)
 
 

@@ -33,6 +33,7 @@ from ..engine.failure import fail_unless_zero
 from ..minimize import minimize
 from ..solvers.optimistix import LBFGS
 from .boundary import AbstractBoundary, Exact
+from .checks import as_domain
 from .domains import AbstractDomain, Rule
 from .energies import as_energy
 from .functional import Discrete, Functional
@@ -80,8 +81,11 @@ class Layer(eqx.Module):
     chunk: int = eqx.field(static=True)
 
     def __hash__(self):
-        """By identity: `jax.jit(layer.solve)` asks for it."""
+        """By identity, as `==`: `jax.jit(layer.solve)` asks for both."""
         return id(self)
+
+    def __eq__(self, other):
+        return self is other
 
     @property
     def rule(self) -> Rule:
@@ -247,6 +251,7 @@ def layer(
         raise ValueError(
             f"`layer(cutoff=...)` must lie in (0, 1).\nGot {cutoff!r}.\nTake 1e-8."
         )
+    domain = as_domain(domain)
     if quadrature is None:
         quadrature = usual(domain, fixed=True)
     if not (isinstance(quadrature, Gauss) or getattr(quadrature, "fixed", True)):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
@@ -66,6 +67,12 @@ class RitzResult:
 
     def u(self, x: jax.Array) -> jax.Array:
         """Values at points `(n, dim)`."""
+        if jnp.ndim(x) != 2:
+            raise ValueError(
+                "`RitzResult.u(x)` must have points `(n, dim)`.\n"
+                f"Got shape {jnp.shape(x)}.\nTake `field(x)` for one point; on an interval "
+                "u(x[:, None])."
+            )
         return jax.vmap(self.field)(x)
 
     def __rich__(self) -> Table:

@@ -10,17 +10,18 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
-from ..fem.mesh import Mesh
 from .boundary import AbstractBoundary, Exact
-from .domains import AbstractDomain, MeshDomain, Rule
+from .checks import as_domain, check_file, check_functional, check_numbers, check_objects
+from .domains import AbstractDomain, Rule
 from .energies import Energy, as_energy
 from .functional import Discrete, Functional
 from .optimizers import AbstractOptimizer, NaturalGradient
 from .progress import Screen
 from .quadrature import AbstractQuadrature, fine_rule, other, usual
 from .result import Report, RitzError, RitzResult
-from .stalled import PATIENCE, refused, why
+from .stalled import PATIENCE, fell, refused, why
 
 
 def solve(
@@ -83,11 +84,14 @@ def solve(
     ??? cite "Reference"
         E, Yu, *The deep Ritz method* (2018). doi:10.1007/s40304-018-0127-z
     """
-    domain = _as_domain(domain)
-    quadrature = _check(energy, domain, boundary, model, quadrature, optimizer, steps)
+    domain = as_domain(domain)
+    quadrature = usual(domain) if quadrature is None else quadrature
+    check_objects(boundary, model, quadrature, optimizer, fine)
+    check_numbers(steps, 1 if report_every is None else report_every, chunk)
+    check_file(checkpoint, resume)
     functional = Functional(as_energy(energy), domain, boundary, model, chunk)
     fine = fine_rule(domain) if fine is None else fine
-    _check_model(functional, fine.interior.x.shape[1])
+    check_functional(functional, fine)
     every = min(max(steps // 10, 1), 50) if report_every is None else report_every
     key = jax.random.key(0) if key is None else key
     look = jax.jit(lambda theta: (functional.pure(theta, fine),
@@ -108,7 +112,8 @@ def solve(
         )
 
     if resume and checkpoint is not None and Path(checkpoint).exists():
-        theta, state, done = _load(checkpoint, (theta, state))
+        held, state, done = _load(checkpoint, (functional.unravel(theta), state))
+        theta, message = ravel_pytree(held)[0], f"{max(steps, done)} steps were taken"
     with Screen(steps, progress) as screen:
         clock = time.perf_counter()
         energy_now, violation = map(float, look(theta))
@@ -139,7 +144,7 @@ def solve(
             history.append(report)
             screen.show(report)
             if checkpoint is not None:
-                _save(checkpoint, (theta, state), done)
+                _save(checkpoint, (functional.unravel(theta), state), done)
             if callback is not None and callback(report, functional.field(theta)):
                 message = "stopped by the callback"
                 return result()
@@ -149,8 +154,9 @@ def solve(
             if still >= PATIENCE and not waits:
                 rules = _nodes(functional, quadrature, theta, key, done - 1)
                 on, judge = (Discrete(functional, r, done - 1, state[1]) for r in rules)
-                message = why(on, judge, theta, still)
+                message = fell(why(on, judge, theta, still), history)
                 return result()
+    message = fell(message, history)
     if done < steps and throw:
         raise RitzError(
             f"`ritz.solve` came upon a number that is not finite: {message}.\n"
@@ -202,61 +208,12 @@ def _save(path, tree, done: int) -> None:
 
 
 def _load(path, like):
-    tree, done = eqx.tree_deserialise_leaves(path, (like, jnp.asarray(0)))
+    try:
+        tree, done = eqx.tree_deserialise_leaves(path, (like, jnp.asarray(0)))
+    except (RuntimeError, ValueError, EOFError, OSError) as error:
+        raise ValueError(
+            "`solve(checkpoint=..., resume=True)` must have a file of the same model, "
+            f"optimizer and boundary.\nGot {str(path)!r}, which these do not fit: "
+            f"{str(error).splitlines()[0]}\nMake them as they were, or take another file."
+        ) from error
     return *tree, int(done)
-
-
-def _as_domain(domain) -> AbstractDomain:
-    if isinstance(domain, AbstractDomain):
-        return domain
-    if isinstance(domain, Mesh):
-        return MeshDomain(domain)
-    raise TypeError(
-        f"`solve(domain=...)` must be a domain.\nGot {domain!r}.\n"
-        "Known: ritz.Box, Ball, Polygon, LShape, Slit, Implicit, and any fem.Mesh."
-    )
-
-
-def _check(energy, domain, boundary, model, quadrature, optimizer, steps):
-    """Refuses what no solve could use; returns the quadrature."""
-    if quadrature is None:
-        quadrature = usual(domain)
-    kinds = (
-        ("boundary", boundary, AbstractBoundary, "ritz.Exact(0.0)"),
-        ("quadrature", quadrature, AbstractQuadrature, "ritz.Gauss(4, 8)"),
-        ("optimizer", optimizer, AbstractOptimizer, "ritz.NaturalGradient()"),
-    )
-    for name, given, kind, example in kinds:
-        if not isinstance(given, kind):
-            raise TypeError(
-                f"`solve({name}=...)` must be a ritz {name}.\nGot {given!r}.\n"
-                f"Take for example {example}."
-            )
-    if not callable(model):
-        raise TypeError(
-            f"`solve(model=...)` must be an equinox module x -> u.\nGot {model!r}.\n"
-            "Take for example ritz.MLP(2, key=jax.random.key(0))."
-        )
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(
-            f"`solve(steps=...)` must be a positive whole number.\nGot {steps!r}.\n"
-            "Some 100 natural gradient steps, some 10,000 of Adam."
-        )
-    return quadrature
-
-
-def _check_model(functional: Functional, size: int) -> None:
-    if not functional.theta.size:
-        raise ValueError(
-            "`solve(model=...)` must have parameters.\nGot a model without floating "
-            "arrays.\nMake them arrays of the module, not closures."
-        )
-    x = jax.ShapeDtypeStruct((size,), functional.theta.dtype)
-    u = jax.eval_shape(functional.field(functional.theta), x)
-    if not eqx.is_array_like(u) and not hasattr(u, "shape"):
-        raise TypeError(f"The model must return an array.\nGot {u!r}.\nReturn u(x).")
-    if u.ndim > 1:
-        raise ValueError(
-            "`solve(model=...)` must return a scalar or a vector at one point.\n"
-            f"Got shape {u.shape}.\nReturn () or (m,)."
-        )
