@@ -7,6 +7,7 @@ import scipy.sparse as sp
 
 from ..linear import SparsePattern
 from ..linear.pattern import Structure
+from .permutation import Permutation
 from .space import Space, on_device, opaque
 
 
@@ -44,14 +45,15 @@ class Condensation:
         place = np.where(given, np.cumsum(given), np.cumsum(free)) - 1
         rows, cols, _ = V.sparsity
         if self.picks:
-            inner = np.flatnonzero(free[rows] & free[cols])
+            stays = free[rows] & free[cols]
+            inner = np.flatnonzero(stays)
             mixed = np.flatnonzero(free[rows] & given[cols])
             at = place[rows[inner]], place[cols[inner]]
             ends = place[rows[mixed]], place[cols[mixed]]
-            self._free = on_device(self.free)
-            self._inner = (on_device(inner),)
+            self._entries = Permutation(np.concatenate([inner, np.flatnonzero(~stays)]))
+            self._unknowns = Permutation(np.concatenate([self.free, self.given]))
+            self._n_inner = len(inner)
             self._mixed = tuple(map(on_device, (mixed, *ends)))
-            self._order = on_device(np.where(given, self.n_free + place, place))
         else:
             T, D = combine[:, self.free], combine[:, dofs]  # pyright: ignore[reportOptionalSubscript]
             at = self._combine(sp.csr_array(T), sp.csr_array(D), rows, cols)
@@ -81,7 +83,7 @@ class Condensation:
         if self._all:
             return values
         if self.picks:
-            return values[opaque(self._inner[0])]
+            return self._entries(values)[: self._n_inner]
         entry, factor, slot = map(opaque, self._inner)
         return jax.ops.segment_sum(values[entry] * factor, slot, self._n_inner)
 
@@ -90,7 +92,7 @@ class Condensation:
         if self._all:
             return b
         if self.picks:
-            return b[opaque(self._free)]
+            return self._unknowns(b)[: self.n_free]
         dof, column, weight = map(opaque, self._pieces)
         terms = b[dof] * like(weight.astype(jnp.finfo(b.dtype).dtype), b)
         n = self.n_free + self.n_given
@@ -129,14 +131,16 @@ class Condensation:
         given = jnp.broadcast_to(like(given, x), (self.n_given, *x.shape[1:]))
         both = jnp.concatenate([x, given])
         if self.picks:
-            return both[opaque(self._order)]
+            return self._unknowns.back(both)
         dof, column, weight = map(opaque, self._pieces)
         terms = both[column] * like(weight.astype(jnp.finfo(x.dtype).dtype), x)
         return jax.ops.segment_sum(terms, dof, self.size)
 
     def pick(self, u):
         """The free unknowns of u, `(size, ...)`."""
-        return u if self._all else u[on_device(self.free)]
+        if self._all or self.picks:
+            return self.vector(u)
+        return u[on_device(self.free)]
 
 
 def _expand(matrix: sp.csr_array, rows: np.ndarray):

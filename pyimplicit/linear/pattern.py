@@ -123,10 +123,12 @@ class SparsePattern:
         n, m = self.shape
         if transpose:
             rows, cols, n, m = cols, rows, m, n
-        y = jnp.zeros(n, jnp.result_type(values, x)).at[rows].add(values * x[cols])
+        # The places were checked: where they are read in the transpose, nobody need.
+        add = lambda y, at, terms: y.at[at].add(terms, mode="promise_in_bounds")
+        y = add(jnp.zeros(n, jnp.result_type(values, x)), rows, values * x[cols])
         # The symmetric part written out: transposed in `values` it is two gathers, where
         # `symmetrise` would become a scatter, which is slow.
-        return y if self.partner is None else y.at[cols].add(values * x[rows]) / 2
+        return y if self.partner is None else add(y, cols, values * x[rows]) / 2
 
     def todense(self, values):
         """The matrix as an array of `shape`."""
