@@ -10,8 +10,8 @@ from pyimplicit import fem
 from pyimplicit.fem import FunctionSpace, Mesh, models
 
 
-def hexahedra(shape, lengths, components=1):
-    mesh = Mesh.box(*shape, lengths, cells="hexahedron")
+def hexahedra(nx, ny, nz, lengths, components=1):
+    mesh = Mesh.box(nx, ny, nz, lengths, cells="hexahedron")
     return FunctionSpace(mesh, "Q1", components)
 
 
@@ -23,7 +23,7 @@ def slab(n):
     """∮ q T of a slab that is cold at the left, heated by 1 at the right, a function of the
     densities, x fastest."""
     thick = 2 / n
-    V = hexahedra((n, n // 2, 1), (2.0, 1.0, thick))
+    V = hexahedra(n, n // 2, 1, (2.0, 1.0, thick))
     problem = models.poisson(V, {"left": 0.0}, neumann={"right": 1 / thick})
 
     def compliance(density):
@@ -59,7 +59,7 @@ def test_a_cantilever():
     load = {"right": (0.0, 0.0, -1.0)}
 
     def compliance(n, density):
-        V = hexahedra((n, 2, 4), (2.0, 1.0, 1.0), 3)
+        V = hexahedra(n, 2, 4, (2.0, 1.0, 1.0), 3)
         beam = models.elasticity(V, {"left": 0.0}, neumann=load)
         u = beam.solve({"E": stiffness(density, 70e3), "nu": 0.3})
         return -fem.integrate(V, lambda w: w.u[2], u=u, boundary="right")

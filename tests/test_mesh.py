@@ -290,6 +290,26 @@ def test_groups_of_gmsh(tmp_path):
     assert mesh.regions["7"].tolist() == [0]  # a group without a name
 
 
+@pytest.mark.parametrize(
+    "suffix, data, names",
+    [
+        ("mesh", "medit:ref", ("1", "2", "3")),
+        ("bdf", "nastran:ref", ("1", "2", "3")),
+        ("vol", "netgen:index", ("cd1_1", "cd1_2", "cd2_3")),  # meshio's own
+        ("avs", "avsucd:material", ("1", "2", "3")),
+    ],
+)
+def test_numbers_of_other_formats(tmp_path, suffix, data, names):
+    cells = [("line", [[0, 1]]), ("triangle", TWO)]
+    tags = {data: [np.array([3]), np.array([2, 1])]}
+    mesh = Mesh.read(_write(tmp_path / f"m.{suffix}", cells, cell_data=tags))
+    assert {n: c.tolist() for n, c in mesh.regions.items()} == {
+        names[0]: [1],
+        names[1]: [0],
+    }
+    assert {n: f.tolist() for n, f in mesh.boundaries.items()} == {names[2]: [[0, 1]]}
+
+
 def test_sets_of_abaqus(tmp_path):
     text = "*NODE\n1, 0, 0, 0\n2, 1, 0, 0\n3, 1, 1, 0\n4, 0, 1, 0\n"
     text += "*ELEMENT, TYPE=CPS3\n1, 1, 2, 3\n2, 1, 3, 4\n"

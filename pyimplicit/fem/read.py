@@ -1,6 +1,7 @@
 """Mesh files, by meshio; the names of groups are kept.
 
 - Gmsh: physical groups, by their names (by their number as text if they have none).
+- Medit, Nastran, Netgen, SU2, AVS-UCD, TetGen, UGRID: numbers of cells, as text; 0 is none.
 - Cell and point sets of other formats (Abaqus, …).
 - scikit-fem: cell data "skfem:s:NAME" marks the cells of a region; bit i of
   "skfem:b:NAME" marks local facet i, counted as in `cells.CELL_TYPES`.
@@ -21,6 +22,11 @@ import numpy as np
 
 from .cells import CELL_TYPES
 from .mesh import Mesh
+
+
+# Cell data that are numbers of groups
+_NUMBERS = ("gmsh:physical", "medit:ref", "nastran:ref", "netgen:index", "su2:tag")
+_NUMBERS += ("avsucd:material", "tetgen:ref", "ugrid:ref")
 
 
 def read(path: str | os.PathLike, *, connected: bool = True) -> Mesh:
@@ -102,7 +108,7 @@ def _groups(mesh, dim: int, first: dict[int, int]):
             boundaries[name].append(np.asarray(block.data, np.int64)[chosen])
 
     names = {(int(d), int(tag)): n for n, (tag, d) in mesh.field_data.items()}
-    tags = mesh.cell_data.get("gmsh:physical", [])
+    tags = next((mesh.cell_data[n] for n in _NUMBERS if n in mesh.cell_data), [])
     for i, block in enumerate(mesh.cells[: len(tags)]):
         for tag in np.unique(tags[i]):
             if tag:
