@@ -1,5 +1,7 @@
 """Built-in operators equal their forms, in value and in every derivative."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,46 +96,42 @@ def cases(mesh):
         yield name, mine, theirs, jnp.asarray(rng.uniform(1, 2, (domain.n, *row)))
 
 
-def derivatives(functions, coefficients, points, second: bool = True):
-    """Values, gradients, tangents, and second derivatives in one direction."""
-    rng = np.random.default_rng(1)
-    draw = lambda a: jnp.asarray(rng.normal(size=a.shape))
-    at = (coefficients, points)
-    direction = jax.tree.map(draw, at)
+def derivatives(f, c, points, second: bool):
+    """Value and gradient of f(c, points), and their derivatives in one direction."""
 
-    def every(at):
-        return [f(c, at[1]) for f, c in zip(functions, at[0], strict=True)]
+    def loss(at):
+        value = f(*at)
+        return jnp.cos(jnp.arange(value.size)) @ jnp.sin(value), value
 
-    weights = [jnp.cos(jnp.arange(s.size)) for s in jax.eval_shape(every, at)]
-    loss = lambda at: [w @ jnp.sin(v) for w, v in zip(weights, every(at), strict=True)]
-    slopes = lambda at: [
-        jax.grad(lambda at, i=i: loss(at)[i])(at) for i in range(len(at[0]))
-    ]
-    values, gradients = every(at), slopes(at)
+    slopes, at = jax.grad(loss, has_aux=True), (c, points)
     if not second:
-        return values, gradients
-    return values, gradients, jax.jvp(slopes, (at,), (direction,))[1]
+        return slopes(at)
+    rng = np.random.default_rng(1)
+    direction = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), at)
+    return jax.jvp(slopes, (at,), (direction,))
 
 
 @pytest.mark.parametrize("name", MESHES)
 def test_operators_equal_their_forms(engine, name):
     mesh = MESHES[name]
     table = [row for row in cases(mesh) if engine == "host" or row[0] in IN_JULIA[name]]
-    names, ours, theirs, c = map(list, zip(*table, strict=True))
+    c = {operator: c for operator, _, _, c in table}
     second = name == "interval" or (engine, name) == ("host", "triangles")
 
     @jax.jit
     def program(c, points):
-        still = [f(c, None) for f, c in zip(ours, c, strict=True)]
-        both = (derivatives(f, c, points, second) for f in (ours, theirs))
-        return still, *both
+        def row(ours, theirs, c):
+            both = [derivatives(f, c, points, second) for f in (ours, theirs)]
+            return ours(c, None), theirs(c, None), *both
 
-    still, found, expected = program(c, jnp.asarray(mesh.points))
-    for operator, a, b in zip(names, still, expected[0], strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13, err_msg=operator)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        scale = float(np.max(np.abs(b), initial=1.0))
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * scale)
+        return {operator: row(*fs, c[operator]) for operator, *fs, _ in table}
+
+    for operator, row in program(c, jnp.asarray(mesh.points)).items():
+        still, expected, *both = row
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-12, err_msg=operator)
+        close(still, expected, atol=1e-13)
+        for a, b in zip(*map(jax.tree.leaves, both), strict=True):
+            close(a, b, atol=1e-12 * float(np.max(np.abs(b), initial=1.0)))
 
 
 def test_third_derivatives_in_the_points(engine):
