@@ -18,6 +18,8 @@ KEY = jax.random.key(0)
 DISK, SQUARE = ritz.Ball(2), ritz.Box([0, 0], [1, 1])
 A = np.array([[0.1, 0.2], [0.0, -0.05]])
 SUM = A + A.T
+SHEAR = np.array([[0.1, 0.4, 0.0], [0.0, 0.2, -0.3], [0.5, 0.0, -0.1]])
+LOG_J = math.log(np.linalg.det(np.eye(3) + SHEAR))
 # The obstacle 1/2 - x² on (-1, 1): in contact for |x| < a, then a straight line.
 CONTACT = 1 - 1 / math.sqrt(2)
 
@@ -29,7 +31,7 @@ def touching(x):
 
 def energy_of(energy, domain, fn, rule=None):
     f = Functional(energy, domain, ritz.Natural(), Given(fn))
-    rule = ritz.Gauss(5, 24).rule(domain) if rule is None else rule
+    rule = ritz.Gauss(5, 24 if domain.dim < 3 else 1).rule(domain) if rule is None else rule
     return float(jax.jit(f.pure)(f.theta, rule))
 
 
@@ -49,6 +51,10 @@ CLOSED = {
         ritz.neo_hookean(1.3, 0.7), SQUARE, lambda x: 0.2 * x,
         0.35 * (2 * 1.44 - 2 - 4 * math.log(1.2)) + 0.65 * (2 * math.log(1.2)) ** 2,
         1e-12),
+    "neo-Hooke in space": (
+        ritz.neo_hookean(1.3, 0.7), ritz.Ball(3), lambda x: SHEAR @ x,
+        4 / 3 * math.pi * (0.35 * (np.sum((np.eye(3) + SHEAR) ** 2) - 3 - 2 * LOG_J)
+                           + 0.65 * LOG_J**2), 1e-12),
     "Allen-Cahn": (
         ritz.ginzburg_landau(0.2), ritz.Box([-3], [3]),
         lambda x: jnp.tanh(x[0] / (0.2 * math.sqrt(2))), 0.2 * 2 * math.sqrt(2) / 3, 1e-6),
