@@ -1,5 +1,7 @@
 """Derivatives of solutions, and the transformations of JAX."""
 
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -152,6 +154,19 @@ def test_transformations(engine):
     u = lambda k: fast.solve({"kappa": k, "f": 1.0})
     J, K = jax.jit(lambda k: (jax.jacrev(u)(k), jax.jacfwd(u)(k)))(kappas[0])
     np.testing.assert_allclose(J, K, rtol=1e-9, atol=1e-12)
+
+
+def test_a_batch_is_one_call(engine):
+    """A batch of coefficients calls the engine as often as one of them, in no loop."""
+    both = jax.value_and_grad(misfit)
+    kappas = positive(3, V.mesh.n_cells)
+    texts = [
+        jax.jit(fn).lower(k).as_text()
+        for fn, k in ((both, kappas[0]), (jax.vmap(both), kappas))
+    ]
+    one, many = (re.findall(r"custom_call @(pyimplicit[\w.]+)", t) for t in texts)
+    assert one == many and sum("sparse_solve" in name for name in one) == 2
+    assert "while" not in texts[1]
 
 
 def test_a_batch_of_networks(engine):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import pyimplicit as pi
 from pyimplicit import fem
 from pyimplicit.fem import (
     FunctionSpace,
@@ -114,6 +115,21 @@ def test_hyperelasticity():
     # P₂₂ = μ (b - 1/b) + λ ln(3 b²)/b = 0
     close(1.5 * (sides - 1 / sides) + 2 * np.log(3 * sides**2) / sides, 0, 1e-9)
     close(slope, (up - down) / 2e-5, 1e-7)
+
+
+def test_hyperelasticity_in_one_step_of_load():
+    """Pressed to a quarter of its length at once. Newton's full steps turn it inside out,
+    where the energy is NaN; the line search shortens them."""
+    V = FunctionSpace(quads(2, 1), "Q1", 2)
+    supports = {"left": (0.0, None), "bottom": (None, 0.0)}
+    block = models.hyperelasticity(V, supports, neumann={"right": (-12.0, 0.0)})
+    mu, lam = 1.0, 2.0
+    solve = lambda **how: block.solve({"mu": mu, "lam": lam}, throw=False, **how)
+    found, plain = jax.jit(lambda: (solve(), solve(solver=pi.Newton())))()
+    assert found.status == 0 and plain.status != 0
+    F = 1 + found.value[-1]  # diag(a, b), P = μ (F - 1/F) + λ ln(ab) / F
+    close(found.value, V.dof_points * (F - 1), 1e-9)
+    close(mu * (F - 1 / F) + lam * np.log(F.prod()) / F, np.array([-12.0, 0.0]), 1e-8)
 
 
 def test_nearly_incompressible_rubber_of_scikit_fem():

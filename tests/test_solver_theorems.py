@@ -183,10 +183,12 @@ def test_newton_krylov_uses_its_preconditioner():
 
 @pytest.mark.parametrize("solver", [pi.NewtonKrylov(), pi.Newton(line_search=True)])
 def test_line_search(solver):
-    """From where a full step makes it worse: arctan, and beyond the pole of 1/z."""
+    """From where a full step makes it worse: arctan, beyond the pole of 1/z, and to where
+    the logarithm is NaN."""
     cases = [lambda z: jnp.arctan(z - 3.0), lambda z: 1 / z - 1 / 3.0]
+    cases.append(lambda z: jnp.log(z - 2.0))
     fn = lambda z, which: jax.lax.switch(which, cases, z)
-    for which in (0, 1):
+    for which in range(3):
         found = pi.root(fn, 8.0, jnp.array(which), solver=solver)
         np.testing.assert_allclose(found.value, 3.0, rtol=1e-9)
 

@@ -67,7 +67,7 @@ class _Newton(optx.AbstractRootFinder):
         correction, result = correct(f)
         part = 1.0
         if self.line_search:
-            part = _natural_search(lambda v: correct(along(v)[0])[0], v, correction)
+            part = _natural_search(lambda v: correct(along(v)[0]), v, correction)
         v = v - part * correction
         size = scaled_size(self, correction, v)
         rate = jnp.where(jnp.isinf(state.size), jnp.inf, size / state.size)
@@ -165,13 +165,15 @@ def vectors(fn, y, args):
 
 
 def _natural_search(next_correction, v, correction):
-    """The largest part λ = 1, 1/2, … with ‖J⁻¹F(z - λΔ)‖ ≤ (1 - λ/2) ‖Δ‖."""
+    """The largest part λ = 1, 1/2, … with ‖J⁻¹F(z - λΔ)‖ ≤ (1 - λ/2) ‖Δ‖; where F is not
+    finite there is no such correction."""
     length = jnp.linalg.norm(correction)
 
     def attempt(carry):
         part = carry[0] / 2
-        after = jnp.linalg.norm(next_correction(v - part * correction))
-        return part, after <= (1 - part / 2) * length
+        after, result = next_correction(v - part * correction)
+        solved = result == optx.RESULTS.successful
+        return part, solved & (jnp.linalg.norm(after) <= (1 - part / 2) * length)
 
     going = lambda carry: ~carry[1] & (carry[0] > 1e-4)
     start = (jnp.asarray(2.0, v.dtype), jnp.array(False))
