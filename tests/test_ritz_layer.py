@@ -308,44 +308,6 @@ def test_a_family_as_an_equilibrium(made):
     np.testing.assert_allclose(t_u, jax.jvp(of_c, (3.0,), (1.0,))[1], rtol=1e-3)
 
 
-def test_a_family_in_one_network():
-    """-κu'' = 1 for all κ in (1/2, 2) at once: u = x(1 - x) / 2κ."""
-    family = ritz.Family(INTERVAL.domain, [0.5], [2.0])
-    found = ritz.solve(
-        ritz.poisson(1.0, kappa=lambda xp: xp[1]), family, ritz.Exact(), net(2),
-        quadrature=ritz.Gauss(8, 2), optimizer=LM, steps=120, report_every=120,
-        fine=ritz.Gauss(10, 2).rule(family),
-    )  # fmt: skip
-    x = X[:, 0]
-    for kappa in (0.6, 1.0, 1.7):
-        u = jax.vmap(ritz.at_parameters(found.field, kappa))(X)
-        np.testing.assert_allclose(u, x * (1 - x) / (2 * kappa), rtol=5e-3)
-    assert found.energy == pytest.approx(-np.log(4) / 1.5 / 24, rel=1e-4)
-
-
-def test_the_points_of_a_family():
-    family = ritz.Family(ritz.Ball(2), [1.0, -1.0], [2.0, 0.0])
-    both = ritz.Gauss(2, 2), ritz.Sobol(256)
-
-    @jax.jit
-    def look(key):
-        made = [quadrature.rule(family, key) for quadrature in both]
-        return made, [
-            (jax.vmap(family.contains)(inside.x).all(),
-             jnp.abs(jax.vmap(family.distance)(around.x)).max(),
-             inside.w @ inside.x[:, 2] / np.pi)
-            for inside, around in made
-        ]  # fmt: skip
-
-    for (inside, around), (contained, off, mean) in zip(*look(KEY), strict=True):
-        assert inside.x.shape[1] == around.x.shape[1] == 4
-        assert around.normal.shape[1] == 2
-        assert float(inside.w.sum()) == pytest.approx(np.pi)
-        assert float(around.w.sum()) == pytest.approx(2 * np.pi)
-        assert bool(contained) and float(off) < 1e-12
-        assert float(mean) == pytest.approx(1.5, abs=0.01)
-
-
 CALL: Any = ritz.layer
 
 
@@ -366,8 +328,6 @@ CALL: Any = ritz.layer
          "one energy"),
         (lambda: ritz.layer(lambda p: ritz.rayleigh(against=(lambda x: x[0],)), START,
                             INTERVAL.domain, model=net()), "up to a factor"),
-        (lambda: ritz.Family("interval", [0], [1]), "about a domain"),  # type: ignore[arg-type]
-        (lambda: ritz.Family(INTERVAL.domain, [1], [0]), "lower < upper"),
         (lambda: ritz.layer(energy, START, INTERVAL.domain,
                             model=Given(lambda x: x[0]), optimizer=1), "optimizer"),
     ],

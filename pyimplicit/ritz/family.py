@@ -4,6 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from .domains import AbstractDomain, Box, Nodes, Rule
+from .quadrature import sobol
+
+
+MANY = 64  # points in the box of parameters, where products of rules would be too many
 
 
 class Family(AbstractDomain):
@@ -41,8 +45,13 @@ class Family(AbstractDomain):
         return Nodes(jnp.concatenate([nodes.x, p], axis=1), nodes.w, nodes.normal)
 
     def gauss(self, points, cells):
-        """As that of the domain, times `points` in each parameter."""
-        p, v, _ = self.parameters.gauss(points, 1).interior
+        """As that of the domain, times `points` in each parameter, or times `MANY` of
+        Sobol's points where there are more than two."""
+        if self.parameters.dim <= 2:
+            p, v, _ = self.parameters.gauss(points, 1).interior
+        else:  # others for other `points`, so that rules can judge each other
+            t = sobol(MANY, self.parameters.dim, points)
+            p, v, _ = self.parameters.interior(jnp.asarray(t, jnp.result_type(float)))
         v = v / self.parameters.volume
         inside, around = self.of.gauss(points, cells)
         return Rule(_times(inside, p, v), _times(around, p, v))
