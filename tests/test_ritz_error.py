@@ -86,6 +86,21 @@ def test_against_finite_elements():
     assert found.gap == pytest.approx(exact.gap + of_elements.gap, rel=1e-2)
 
 
+def test_against_finite_elements_with_loads_on_the_boundary():
+    """Two linear functions, which the elements hold: -∫ g u ds counts on the sides that
+    are named, and energies with a boundary need names."""
+    V = pi.fem.FunctionSpace(mesh := pi.fem.Mesh.rectangle(2, 2), "P1")
+    u, energy = np.asarray(mesh.points)[:, 0], ritz.poisson(flux=3.0, robin=2.0)
+    v = lambda x: 2.0 * x[0] + x[1]
+    sides = tuple(mesh.boundaries)
+    rule = ritz.Gauss(3, 1).rule(SQUARE.domain)
+    exact = ritz.error(energy, SQUARE.domain, v, lambda x: x[0], rule)
+    found = ritz.fem_error(energy, v, V, u, boundaries=sides)
+    np.testing.assert_allclose(found, exact, rtol=1e-10)
+    with pytest.raises(ValueError, match="boundaries"):
+        ritz.fem_error(energy, v, V, u)
+
+
 LM = ritz.LevenbergMarquardt()
 
 

@@ -198,6 +198,26 @@ def test_what_cannot_be_meant_is_refused(what):
     assert "Got" in str(caught.value)
 
 
+def test_solves_are_not_differentiated():
+    """Which would be by chance: `ritz.layer` is."""
+    wrong = lambda k: run(ritz.poisson(1.0, kappa=k)).energy
+    with pytest.raises(TypeError, match=r"ritz\.layer") as caught:
+        jax.grad(wrong)(1.0)
+    assert "Got" in str(caught.value)
+
+
+def test_points_on_a_straight_side_change_no_polygon():
+    """Where each of two sides on one line counts, a product of lines has slope zero
+    there."""
+    few = ritz.Polygon([(0, 0), (2, 0), (2, 1), (0, 1)])
+    more = ritz.Polygon([(0, 0), (0.5, 0), (2, 0), (2, 0.3), (2, 1), (0, 1)])
+    x = few.sample(KEY, 10)
+    D = [jax.vmap(polygon.distance)(x) for polygon in (few, more)]
+    np.testing.assert_allclose(*D, rtol=1e-12)
+    slope = jax.grad(more.distance)(jnp.array([0.7, 0.0]))
+    assert float(slope[1]) > 0.5 and more.area == few.area == 6
+
+
 def test_points_of_a_result_are_rows():
     found = run(steps=1)
     with pytest.raises(ValueError, match="x\\[:, None\\]"):

@@ -9,7 +9,7 @@ are wrong. Without u*, a flux q bounds it from above (Prager, Synge 1947): see `
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -83,14 +83,24 @@ def error(
     return _error(total)
 
 
-def fem_error(energy: Energy | Callable, field: Callable, V, u) -> Error:
+def fem_error(
+    energy: Energy | Callable, field: Callable, V, u, *, boundaries: Sequence[str] = ()
+) -> Error:
     """The error of a function against a finite element solution, on the rule of its mesh.
 
     `V`: a `fem.FunctionSpace`, `u`: its coefficients. For a conforming space
     I(u) >= min I, so that `gap` is not more than the true one; it is negative where v is
-    the better of the two. Energies of the boundary are not counted.
+    the better of the two. `boundaries`: those of the mesh, by name, that an energy with a
+    `boundary` is integrated over: all of them, unless it vanishes on some.
     """
     energy = _plain(energy)
+    b: Any = energy.boundary
+    if b is not None and not boundaries:
+        raise ValueError(
+            "`fem_error(boundaries=...)` must say where the energy's boundary is.\nGot an "
+            f"energy with loads or Robin terms there, and {boundaries!r}.\nPass names, "
+            f"e.g. {tuple(V.mesh.boundaries)}."
+        )
 
     def number(i: int):
         def integrand(w):
@@ -98,7 +108,15 @@ def fem_error(energy: Energy | Callable, field: Callable, V, u) -> Error:
             mine = jets.first(field, w.x, w.x.shape[-1])
             return _numbers(energy.density, w.x, mine, (value, slope))[i]
 
-        return fem.integrate(V, integrand, u=u)
+        def around(w):
+            density = lambda x, u: b(x, w.n, u)
+            jet = (jnp.asarray(field(w.x)),), (jnp.asarray(_array(w.u)),)
+            return _numbers(density, w.x, *jet)[i]
+
+        total = fem.integrate(V, integrand, u=u)
+        if i in (0, 1, 4) and b is not None:  # the L² norms are those of the inside
+            total += sum(fem.integrate(V, around, u=u, boundary=n) for n in boundaries)
+        return total
 
     return _error(jax.jit(lambda: jnp.stack([number(i) for i in range(5)]))())
 

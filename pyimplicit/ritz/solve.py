@@ -116,14 +116,14 @@ def solve(
         theta, message = ravel_pytree(held)[0], f"{max(steps, done)} steps were taken"
     with Screen(steps, progress) as screen:
         clock = time.perf_counter()
-        energy_now, violation = map(float, look(theta))
+        energy_now, violation = _numbers(look, theta)
         against = reference, lower
         history.append(_report(done, energy_now, *against, violation=violation))
         while done < steps:
             n = min(every, steps - done)
             so_far = jnp.asarray(done)  # traced: a number would be compiled for
             new, new_state, infos = run(theta, state, quadrature, key, so_far, n)
-            energy_now, violation = map(float, look(new))
+            energy_now, violation = _numbers(look, new)
             if not (math.isfinite(energy_now) and bool(jnp.isfinite(new).all())):
                 message = f"the energy is {energy_now} after {done + n} steps"
                 break
@@ -166,6 +166,17 @@ def solve(
             result(),
         )
     return result()
+
+
+def _numbers(look, theta) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, look(theta)))
+    except jax.errors.ConcretizationTypeError as error:
+        raise TypeError(
+            "`ritz.solve` drives compiled steps from Python and cannot itself be traced.\n"
+            "Got an energy that jit, grad or vmap has put a tracer into.\nTake ritz.layer, "
+            "which is differentiable in the parameters of its energy."
+        ) from error
 
 
 def _compiled(functional: Functional, optimizer: AbstractOptimizer):

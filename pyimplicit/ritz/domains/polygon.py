@@ -12,7 +12,8 @@ from .pieces import Pieces, PiecewiseDomain
 
 
 class Polygon(PiecewiseDomain):
-    """A simple polygon by its corners `(n, 2)`, in order, either way round.
+    """A simple polygon by its corners `(n, 2)`, in order, either way round. Points on a
+    straight side are left out.
 
     `corners`: the re-entrant ones, as `Corner`; Gauss rules are graded towards them.
     `distance`: a product of lines for convex polygons. Else R-equivalence of distances
@@ -25,7 +26,10 @@ class Polygon(PiecewiseDomain):
 
     def __init__(self, corners):
         v = check_polygon(corners)
-        self.vertices = v if area(v) > 0 else v[::-1].copy()
+        v = v if area(v) > 0 else v[::-1].copy()
+        # Of two sides on one line `distance` would be the square.
+        bent = np.abs(_angles(v)[0] - np.pi) > 1e-9
+        self.vertices = v[bent]
         angles, starts = _angles(self.vertices)
         deep = angles > np.pi + 1e-9
         self.corners = tuple(
