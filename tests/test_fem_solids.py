@@ -132,6 +132,28 @@ def test_hyperelasticity_in_one_step_of_load():
     close(mu * (F - 1 / F) + lam * np.log(F.prod()) / F, np.array([-12.0, 0.0]), 1e-8)
 
 
+def test_steps_of_given_displacements():
+    """Pressed to half its length by a plate, which moves by two cells: at once it would
+    turn the last one inside out."""
+    V = FunctionSpace(quads(4, 1), "Q1", 2)
+    supports = {"left": (0.0, None), "bottom": (None, 0.0), "right": (0.0, None)}
+    block = models.hyperelasticity(V, supports)
+    mu, lam = 1.0, 2.0
+
+    def solve(a, steps=5, **how):
+        given = {"right": (a, None)}
+        coefficients = {"mu": mu, "lam": lam}
+        return block.solve(coefficients, dirichlet=given, steps=steps, **how)
+
+    both = jax.jit(lambda a: (solve(a), jax.jacfwd(solve)(a), solve(a, 1, throw=False)))
+    u, slope, at_once = both(-0.5)
+    assert at_once.status != 0
+    b = 1 + u[-1, 1]
+    close(mu * (b - 1 / b) + lam * np.log(0.5 * b) / b, 0, 1e-9)  # its sides are free
+    close(u, V.dof_points * jnp.stack([-0.5, b - 1]), 1e-9)
+    close(slope[:, 0], V.dof_points[:, 0], 1e-9)
+
+
 def test_nearly_incompressible_rubber_of_scikit_fem():
     """Example 36: displacement and pressure in a cube of five tetrahedra refined twice,
     λ/μ = 10000, stretched by 2; the norm of all displacements. There is a closed form."""

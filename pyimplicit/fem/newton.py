@@ -88,7 +88,8 @@ def _solve(problem, terms, given, load, points, dtype, how: Options):
         found = assembly.element_tangents(V, rebuilt(params), u, params["points"])
         return ElementOperator(found[0], V, condensed)
 
-    x = condensed.pick(_start(V, how.start, dtype))
+    start = _start(V, how.start, dtype)
+    x = condensed.pick(start)
     krylov = _krylov(problem, how.solver, dtype)
     linear = None if krylov is None else KrylovSolver(krylov)
     solver = how.solver
@@ -103,7 +104,8 @@ def _solve(problem, terms, given, load, points, dtype, how: Options):
         jacobian = lambda x, params: SparseOperator(pattern, tangent(x, params))
     x = stop_gradient(x)
     if how.steps > 1:
-        x = _steps(residual, jacobian, x, params, solver, how.steps)
+        moving = lambda s: params["given"] * s + start[condensed.given] * (1 - s)
+        x = _steps(residual, jacobian, x, params, moving, solver, how.steps)
     solution = root(
         residual, x, params, solver=solver, adjoint=Implicit(linear_solver=linear),
         jacobian=jacobian, throw=how.throw, max_steps=50,
@@ -176,21 +178,23 @@ def _start(V, start, dtype):
     return V.join(fields)
 
 
-def _steps(residual, jacobian, x, params, solver, steps: int):
-    """The start of the last load step. A step that fails leaves that to the last one."""
-    params = stop_gradient(params)
-    first = residual(x, params)
+def _steps(residual, jacobian, x, params, moving, solver, steps: int):
+    """The start of the last load step: given values go there together with the loads, for
+    what has moved to its end at once may have turned the cells beside it inside out.
+    A step that fails leaves that to the last one."""
+    at = lambda s: stop_gradient({**params, "given": moving(s)})
+    first = residual(x, at(0.0))
 
-    def step(x, left):
-        rest = lambda x, p: residual(x, p[0]) - p[1] * p[2]
+    def step(x, s):
+        rest = lambda x, p: residual(x, p[0]) - (1 - p[1]) * p[2]
         tangent = lambda x, p: jacobian(x, p[0])
         found = root(
-            rest, x, (params, left, first), solver=solver, jacobian=tangent, throw=False,
+            rest, x, (at(s), s, first), solver=solver, jacobian=tangent, throw=False,
             max_steps=50,
         )  # fmt: skip
         return stop_gradient(found.value), None
 
-    parts = 1 - jnp.arange(1, steps, dtype=x.dtype) / steps
+    parts = jnp.arange(1, steps, dtype=x.dtype) / steps
     return jax.lax.scan(step, x, parts)[0]
 
 

@@ -161,8 +161,8 @@ class Problem:
         - `points`: of the mesh, if they are moved, `(n_points, dim)`: shape derivatives.
         - `start`, `steps`, `solver`: of a nonlinear problem. Newton's method (with a line
           search, if no `solver` is given) starts at `start`, else at zero; with
-          `steps` > 1 the residual of the start is taken away in so many equal parts, which
-          is load stepping.
+          `steps` > 1 the residual of the start is taken away in so many equal parts, and
+          given values move from those of the start, which is load stepping.
         - `solver` may also be a `Krylov`, for large problems in 3-D; it solves the systems
           of Newton's method, too. If not given they are solved by sparse factorisations.
         - `throw=False` returns a `Solution` with the status instead of raising.
