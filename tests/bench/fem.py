@@ -1,9 +1,10 @@
 """Finite elements: ratios against scikit-fem, in one run.
 
-    pip install scikit-fem; python -m tests.bench.fem [assembly gradient newton]
+    pip install scikit-fem; python -m tests.bench.fem [assembly gradient newton memory]
 
 Compile time and warm time apart; warm calls of all peers are interleaved and the least
-counts. `--scale 0.1` takes a tenth of the cells.
+counts. `--scale 0.1` takes a tenth of the cells. `memory`: of programs of a nonlinear
+problem on a million triangles, as XLA plans it; nothing is run.
 """
 
 import argparse
@@ -110,6 +111,24 @@ def newton(console, scale: float):
     _ratio(f"{steps} Newton steps, {V.size} unknowns", loss, draws, console)
 
 
+def memory(console, scale: float):
+    """What a residual, and a solve with its gradient, hold beside what is given."""
+    n = round(707 * scale**0.5)
+    V = FunctionSpace(Mesh.rectangle(n, n))
+    form = lambda u, v, w: (w.k + u**2) * dot(grad(u), grad(v)) - 10 * v
+    problem = Problem(V, form, {"boundary": 0.0}, structure="general")
+    loss = lambda k: jnp.sum(problem.solve({"k": k}) ** 2)
+    kappa = jax.ShapeDtypeStruct((V.mesh.n_cells,), jnp.float64)
+    table = Table(title=f"memory, {V.mesh.n_cells} triangles, {V.size} unknowns")
+    for head in ("", "given [MB]", "beside it [MB]"):
+        table.add_column(head, justify="right")
+    for name, fn in (("solve", loss), ("with gradient", jax.value_and_grad(loss))):
+        plan = jax.jit(fn).lower(kappa).compile().memory_analysis()
+        sizes = plan.argument_size_in_bytes, plan.temp_size_in_bytes
+        table.add_row(name, *(f"{size / 1e6:.0f}" for size in sizes))
+    console.print(table)
+
+
 def _ratio(title, loss, draws, console):
     """New coefficients each time, so that no factor is found again between calls."""
     first = jnp.asarray(next(draws))
@@ -130,9 +149,9 @@ def main(argv=None):
     console = Console()
     console.print(f"engine: {pi.engine.running()}")
     for part in arguments.parts:
-        {"assembly": assembly, "gradient": gradient, "newton": newton}[part](
-            console, arguments.scale
-        )
+        {"assembly": assembly, "gradient": gradient, "newton": newton, "memory": memory}[
+            part
+        ](console, arguments.scale)
 
 
 if __name__ == "__main__":
