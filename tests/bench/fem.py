@@ -124,6 +124,7 @@ def memory(console, scale: float):
         table.add_column(head, justify="right")
     for name, fn in (("solve", loss), ("with gradient", jax.value_and_grad(loss))):
         plan = jax.jit(fn).lower(kappa).compile().memory_analysis()
+        assert plan is not None
         sizes = plan.argument_size_in_bytes, plan.temp_size_in_bytes
         table.add_row(name, *(f"{size / 1e6:.0f}" for size in sizes))
     console.print(table)
@@ -141,7 +142,7 @@ def _ratio(title, loss, draws, console):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", default=["assembly", "gradient", "newton"])
     parser.add_argument("--scale", type=float, default=1.0)
     arguments = parser.parse_args(argv)

@@ -99,8 +99,8 @@ def hyperelasticity(
     """The displacement u that minimises ∫ ψ(I + ∇u) - f·u: large deformations.
 
     `density(F, w)`: ψ [stress], by default neo-Hookean with the coefficients "mu" and
-    "lam". `neumann` are dead tractions per area of the undeformed body. For large loads
-    solve with `steps=...`.
+    "lam". `neumann` are dead tractions per area of the undeformed body. Solve with
+    `steps=...` for large loads, and for given displacements of more than a cell.
     """
     _check(V, "hyperelasticity")
 
