@@ -172,6 +172,9 @@ def test_the_bound_is_shown_with_energy_and_time(capsys, monkeypatch):
         assert row.bound == pytest.approx(row.gap + 1e-3) and row.gap > -1e-12
     for line in lines:
         assert all(word in line for word in ("step", "energy -0.19", "bound 0.001", " s"))
+    with Screen(10, None) as screen:  # nothing where nobody looks
+        screen.show(ritz.Report(5, -0.125))
+    assert capsys.readouterr().err == ""
     monkeypatch.setenv("FORCE_COLOR", "1")
     with Screen(10, None) as screen:
         screen.show(ritz.Report(5, -0.125, bound=0.25, seconds=3.0))

@@ -1,5 +1,6 @@
 """Optimisers of `pi.ritz`: what each finds on one problem, and its state."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +12,7 @@ import pytest
 import pyimplicit as pi
 from pyimplicit import ritz
 from pyimplicit.ritz.functional import Discrete, Functional
+from pyimplicit.ritz.optimizers.natural import by_modulus
 from pyimplicit.ritz.stalled import refused
 
 from .ritz_problems import PROBLEMS, relative
@@ -73,6 +75,39 @@ def test_networks_of_an_interval():
         assert found.steps == steps and "stalled" not in found.message
         errors[type(optimizer).__name__] = relative(found.field, INTERVAL)
     assert errors["LBFGS"] < 2e-3 and errors["LevenbergMarquardt"] < 3e-6
+
+
+CONTACT = 1 - 1 / math.sqrt(2)
+WALL = math.tanh(3 / (0.5 * math.sqrt(2)))  # u at the ends of the interval
+# Energy, half of the interval, boundary values, least energy, how near.
+READY = {
+    "Allen-Cahn": (
+        ritz.ginzburg_landau(0.5), 3.0, lambda x: WALL * x[0] / 3, math.sqrt(2) / 3, 1e-3),
+    "obstacle": (
+        ritz.obstacle(lambda x: 0.5 - x[0] ** 2), 1.0, 0.0,
+        4 * CONTACT**3 / 3 + 4 * CONTACT**2 * (1 - CONTACT), 2e-3),
+    "p-Laplace": (ritz.p_laplacian(3.0, 1.0), 1.0, 0.0, -8 / 15, 5e-4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READY)
+def test_energies_that_are_not_quadratic_are_solved(name):
+    """Allen and Cahn's is not convex: where the network starts the metric is indefinite,
+    and steps by Newton's formula would lead uphill."""
+    energy, half, g, least, tol = READY[name]
+    domain = ritz.Box([-half], [half])
+    found = ritz.solve(
+        energy, domain, ritz.Exact(g), ritz.MLP(1, 8, 1, scale=3.0, reach=half, key=KEY),
+        quadrature=ritz.Gauss(4, 12), fine=domain.gauss(6, 20), steps=40, report_every=40,
+        optimizer=ritz.NaturalGradient(damping=(1e-3, 1e-9), lengths=8),
+    )  # fmt: skip
+    assert found.energy == pytest.approx(least, abs=tol)
+
+
+def test_steps_at_a_saddle_lead_downhill():
+    G = jnp.diag(jnp.array([2.0, -4.0]))
+    steps = by_modulus(G, jnp.array([1.0, 1.0]), jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose(steps, [[-1 / 2, -1 / 4], [-1 / 3, -1 / 5]], rtol=1e-12)
 
 
 def test_a_step_that_raises_the_energy_is_not_taken():

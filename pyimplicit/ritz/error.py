@@ -94,7 +94,7 @@ def fem_error(
     `boundary` is integrated over: all of them, unless it vanishes on some.
     """
     energy = _plain(energy)
-    b: Any = energy.boundary
+    b = energy.boundary
     if b is not None and not boundaries:
         raise ValueError(
             "`fem_error(boundaries=...)` must say where the energy's boundary is.\nGot an "
@@ -108,7 +108,7 @@ def fem_error(
             mine = jets.first(field, w.x, w.x.shape[-1])
             return _numbers(energy.density, w.x, mine, (value, slope))[i]
 
-        def around(w):
+        def around(w, b: Any = b):
             density = lambda x, u: b(x, w.n, u)
             jet = (jnp.asarray(field(w.x)),), (jnp.asarray(_array(w.u)),)
             return _numbers(density, w.x, *jet)[i]

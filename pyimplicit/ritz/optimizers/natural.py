@@ -30,14 +30,16 @@ class NaturalGradient(AbstractOptimizer):
     - `max_products`, `rtol`: of the conjugate gradients.
 
     G is singular wherever parameters are redundant: damping makes the step unique, not
-    the function. For energies that are not convex D²e may be indefinite: a step then is
-    one towards a stationary point, and the line search makes it go down.
+    the function. For energies that are not convex D²e may be indefinite: where no damping
+    makes G positive, its eigenvalues are replaced by their moduli, so that steps lead away
+    from saddles (with `MatrixFree` they are refused there).
 
     *Needs* double precision: G squares the condition of the Jacobian.
 
     ??? cite "Reference"
         Müller, Zeinhofer, *Achieving high accuracy with PINNs via energy natural gradient
-        descent*, ICML 2023. arXiv:2302.13163
+        descent*, ICML 2023. arXiv:2302.13163. The moduli: Dauphin et al., *Identifying and
+        attacking the saddle point problem* (2014), arXiv:1406.2572
     """
 
     gram: Any = eqx.field(static=True, default=Dense())
@@ -71,6 +73,10 @@ class NaturalGradient(AbstractOptimizer):
             solve = lambda delta: damped(G, g, delta)
             scale = jnp.mean(jnp.abs(jnp.diagonal(G)))
         steps = jax.lax.map(solve, dampings * scale)
+        if not isinstance(self.gram, MatrixFree):
+            some = jnp.isfinite(steps).all(axis=1).any()
+            downhill = lambda: by_modulus(G, g, dampings * scale)
+            steps = jax.lax.cond(some, lambda: steps, downhill)
         decrements = -0.5 * steps @ g
         new, length, k = search(problem.rise(theta), energy, theta, steps, self.lengths)
         return new, state, info(energy, g, decrements[k], length)
@@ -101,6 +107,13 @@ def damped(G, g, delta):
     """(G + δ I)⁻¹ (-g); NaN where G + δ I is not positive."""
     factor = jax.scipy.linalg.cho_factor(G + delta * jnp.eye(len(g), dtype=G.dtype))
     return jax.scipy.linalg.cho_solve(factor, -g)
+
+
+def by_modulus(G, g, deltas):
+    """(|G| + δ I)⁻¹ (-g) for each δ, `(k, p)`: downhill whatever the signs of G are."""
+    values, vectors = jnp.linalg.eigh(G)
+    along = vectors.T @ g
+    return -(along / (jnp.abs(values) + deltas[:, None])) @ vectors.T
 
 
 def damped_by_products(product, g, delta, max_products: int, rtol: float):
