@@ -175,7 +175,8 @@ def test_functions_that_jump_between_nodes_are_seen():
             return tuple(carry), None
 
         start = theta, optimizer.init(theta)
-        theta, _ = jax.lax.scan(step, start, None, length=30)[0]
+        end: Any = jax.lax.scan(step, start, None, length=30)[0]
+        theta = end[0]
         return Discrete(f, rule, 0).value(theta), f.pure(theta, fine)
 
     alone, judged = run(f.theta, rule), run(f.theta, other)
