@@ -124,7 +124,7 @@ def test_operators_equal_their_forms(engine, name):
             both = [derivatives(f, c, points, second) for f in (ours, theirs)]
             return ours(c, None), theirs(c, None), *both
 
-        return {operator: row(*fs, c[operator]) for operator, *fs, _ in table}
+        return {name: row(f, g, c[name]) for name, f, g, _ in table}
 
     for operator, row in program(c, jnp.asarray(mesh.points)).items():
         still, expected, *both = row
