@@ -142,6 +142,12 @@ end
     @test length(shared.entries.pieces) == 1 && abs(only(shared(points, κ))) < 1e-6
     far = Assembly(Diffusion(), cells, 1000 .* (slot .- 1) .+ 1, 3000n + 3000, n + 1)
     @test eltype(far.entries.offsets) == Int32 && far(points, κ)[1:1000:end] ≈ a
+    # What was there before does not matter, also where nothing is added
+    for (A, θ) in ((line, κ), (mixed, κ[:, order]), (shared, κ), (far, κ))
+        y = fill(NaN, A.entries.size)
+        @test ImplicitAdjoints.assemble!(y, A, points, θ) == A(points, θ)
+        @test all(isfinite, y)
+    end
 end
 
 @testset "bad arguments" begin
