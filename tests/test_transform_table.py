@@ -1,7 +1,7 @@
 """The table of transforms: every optimisation layer under every transform of JAX.
 
 Rows: quadratic programmes, one conic programme for each cone, a CVXPY problem with its
-dual; columns: `TRANSFORMS` and "eager". Each cell is compared with the transform of the
+dual; columns: `COLUMNS` and "eager". Each cell is compared with the transform of the
 closed form, for multipliers near 1e-3, 1 and 1e3.
 """
 
@@ -15,7 +15,7 @@ import pytest
 import pyimplicit as pi
 
 from . import conic_blocks as conic
-from .transforms import TRANSFORMS, cells
+from .transforms import COLUMNS, cells
 
 
 SIZES = 1e-3, 1.0, 1e3  # of the objective, so of all multipliers
@@ -92,7 +92,7 @@ def compare(got, wanted, layer, row, transform):
     np.testing.assert_allclose(got, wanted, **near)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", COLUMNS)
 @pytest.mark.parametrize("row", ROWS)
 def test_every_cell_has_its_closed_form(row, transform):
     for got, wanted in computed(ROWS[row]):
