@@ -112,7 +112,8 @@ def _solve(problem, terms, given, load, points, dtype, how: Options):
     )  # fmt: skip
     if not how.throw:
         failed = solution.status != 0
-        value = jnp.where(failed, jnp.nan, solution.value)
+        # Times NaN, not replaced by it: its derivatives are NaN too, not zero
+        value = solution.value * jnp.where(failed, jnp.nan, 1.0).astype(dtype)
         solution = solution._replace(value=value)
     return problem.finish(solution, given, how.throw)
 
